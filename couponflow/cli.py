@@ -1,0 +1,143 @@
+"""The command line; what a command does is in `couponflow/commands/`, imported when asked for."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from couponflow import __version__
+
+_CONFIG_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_CSV_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, package_name="couponflow")
+@click.option(
+    "--config",
+    type=_CONFIG_FILE,
+    help="Settings file; ./couponflow.toml if it is there. The environment wins over it.",
+)
+@click.pass_context
+def main(context: click.Context, config: Path | None) -> None:
+    """The back end of a coupon and cashback business in one daemon."""
+    context.obj = config
+
+
+@main.command()
+@click.option("--roles", default="all", show_default=True, help="Roles or groups, by commas.")
+@click.option("--demo", is_flag=True, help="Load a sample catalogue and simulate the networks.")
+@click.option("--traffic", is_flag=True, help="With --demo: send a stream of made-up shoppers.")
+@click.option("--config", type=_CONFIG_FILE, help="Settings file.")
+@click.pass_obj
+def run(
+    config_before: Path | None, roles: str, demo: bool, traffic: bool, config: Path | None
+) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; a second signal exits at once.
+
+    Without DATABASE_URL it brings its own PostgreSQL, in var/postgres.
+    """
+    from couponflow.commands.run import run_command
+
+    if traffic and not demo:
+        raise click.UsageError("--traffic goes with --demo")
+    run_command(config or config_before, roles, demo=demo, traffic=traffic)
+
+
+@main.command()
+@click.option("--roles", default="all", show_default=True, help="Roles it would run with.")
+@_json
+@click.pass_obj
+def check(config: Path | None, roles: str, as_json: bool) -> None:
+    """Check configuration, ports, folders and connections; name every problem at once."""
+    from couponflow.commands.check import check_command
+
+    check_command(config, roles, as_json=as_json)
+
+
+@main.command()
+@click.option("--status", is_flag=True, help="Show which migrations are applied; change nothing.")
+@_json
+@click.pass_obj
+def migrate(config: Path | None, status: bool, as_json: bool) -> None:
+    """Bring the database's schema up to date. `couponflow run` does so, too."""
+    from couponflow.commands.migrate import migrate_command
+
+    migrate_command(config, status=status, as_json=as_json)
+
+
+@main.group()
+def merchants() -> None:
+    """Shops and their tracking links."""
+
+
+@main.group()
+def offers() -> None:
+    """What shoppers can follow a link to."""
+
+
+@main.group()
+def users() -> None:
+    """Shoppers."""
+
+
+def _add_import(
+    group: click.Group, kind: Literal["merchants", "offers", "users"], columns: str
+) -> None:
+    @group.command(
+        "import",
+        help=f"""Import FILE, a CSV with the header {columns}.
+
+        Good rows are inserted or updated, in one transaction. Bad rows are reported with line and
+        reason, and written to a rejects file.""",
+    )
+    @click.argument("file", type=_CSV_FILE)
+    @click.option("--dry-run", is_flag=True, help="Report every bad row; change nothing.")
+    @click.option(
+        "--rejects",
+        type=click.Path(dir_okay=False, writable=True, path_type=Path),
+        help="Where bad rows go; FILE with .rejects.csv at its end if not given.",
+    )
+    @_json
+    @click.pass_obj
+    def import_(
+        config: Path | None, file: Path, dry_run: bool, rejects: Path | None, as_json: bool
+    ) -> None:
+        from couponflow.commands.importing import import_command
+
+        import_command(config, kind, file, dry_run=dry_run, rejects=rejects, as_json=as_json)
+
+
+_add_import(
+    merchants,
+    "merchants",
+    "slug,name,network,tracking_template,fallback_url,cashback_percent",
+)
+_add_import(offers, "offers", "offer_uuid,merchant_slug,title,url,starts_at,expires_at,active")
+_add_import(users, "users", "user_uuid,email,mobile,name")
+
+
+@main.group()
+def queue() -> None:
+    """The channels between roles."""
+
+
+@queue.command()
+@_json
+@click.pass_obj
+def stats(config: Path | None, as_json: bool) -> None:
+    """Show what waits on each channel of the daemon running here."""
+    from couponflow.commands.queue import queue_stats_command
+
+    queue_stats_command(config, as_json=as_json)
+
+
+@main.command()
+@_json
+@click.pass_obj
+def audit(config: Path | None, as_json: bool) -> None:
+    """Check named invariants over everything stored; exit 1 if one does not hold."""
+    from couponflow.commands.audit import audit_command
+
+    audit_command(config, as_json=as_json)

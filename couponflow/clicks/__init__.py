@@ -1,0 +1,1 @@
+"""Journalled clicks become rows in PostgreSQL, in batches."""

@@ -1,0 +1,105 @@
+"""One batch of clicks into the database, whatever is in it."""
+
+from collections.abc import Sequence
+
+import msgspec
+import psycopg
+import structlog
+
+from couponflow.clicks import store
+from couponflow.clicks.metrics import ClicksMetrics
+from couponflow.clicks.partitions import Partitions
+from couponflow.kernel.clock import Clock
+from couponflow.kernel.database import Database
+from couponflow.kernel.dead_letters import DeadLetter, bury
+from couponflow.kernel.identifiers import Uuid7Generator
+from couponflow.messages import Click
+
+_log = structlog.get_logger("couponflow.clicks")
+
+
+class BatchWriter:
+    """Stores batches; a click that cannot be stored is buried alone, with the reason."""
+
+    def __init__(
+        self,
+        database: Database,
+        partitions: Partitions,
+        ids: Uuid7Generator,
+        clock: Clock,
+        metrics: ClicksMetrics,
+    ) -> None:
+        self._database = database
+        self._partitions = partitions
+        self._ids = ids
+        self._clock = clock
+        self._metrics = metrics
+
+    async def write(self, clicks: Sequence[Click], attempt: int) -> None:
+        """Store or bury every click of a batch; when it returns, each is in one place or the other.
+
+        Raises `DatabaseAway` (and whatever else is worth trying again) having changed nothing that
+        a second call would not leave as it is.
+        """
+        good, strays = await self._sort(clicks)
+        if strays:
+            await self._bury(strays, attempt)
+        if good:
+            await self._partitions.make_for(click.clicked_at for click in good)
+            await self._store(good, attempt)
+
+    async def _sort(self, clicks: Sequence[Click]) -> tuple[list[Click], list[tuple[Click, str]]]:
+        """Tell clicks that belong to an offer from those that do not."""
+        wanted = {click.offer_id for click in clicks}
+        try:
+            async with self._database.connection() as connection:
+                merchants = await store.known_offers(connection, wanted)
+        except psycopg.DataError:
+            # An offer id that is no UUID hides which click it is on: let the insert find it.
+            merchants = {click.offer_id: click.merchant_id for click in clicks}
+        good: list[Click] = []
+        strays: list[tuple[Click, str]] = []
+        for click in clicks:
+            merchant_id = merchants.get(click.offer_id)
+            if merchant_id is None:
+                strays.append((click, f"offer {click.offer_id} does not exist"))
+            elif merchant_id != click.merchant_id:
+                strays.append((click, f"offer {click.offer_id} is of merchant {merchant_id}"))
+            elif not self._partitions.is_plausible(click.clicked_at):
+                strays.append((click, f"clicked_at {click.clicked_at} is not plausible"))
+            else:
+                good.append(click)
+        return good, strays
+
+    async def _store(self, clicks: Sequence[Click], attempt: int) -> None:
+        """Insert a batch; if one click in it cannot be stored, close in on it by halves."""
+        try:
+            async with self._database.transaction() as connection:
+                new = await store.insert_clicks(connection, clicks)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if len(clicks) == 1:
+                await self._bury([(clicks[0], str(error).partition("\n")[0])], attempt)
+                return
+            middle = len(clicks) // 2
+            await self._store(clicks[:middle], attempt)
+            await self._store(clicks[middle:], attempt)
+            return
+        self._metrics.count_stored(new, len(clicks) - new)
+
+    async def _bury(self, strays: Sequence[tuple[Click, str]], attempt: int) -> None:
+        now = self._clock.now()
+        letters = [
+            DeadLetter(
+                id=self._ids.make(now),
+                channel=Click.channel,
+                message_id=click.click_id,
+                message=msgspec.json.encode(click),
+                reason=reason,
+                attempts=attempt,
+            )
+            for click, reason in strays
+        ]
+        async with self._database.transaction() as connection:
+            await bury(connection, letters)
+        self._metrics.buried += len(letters)
+        _log.warning("clicks buried", clicks=len(letters), reason=strays[0][1])

@@ -1,0 +1,57 @@
+"""One partition a day, made before the day begins."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+
+from couponflow.clicks import store
+from couponflow.kernel.clock import Clock
+from couponflow.kernel.database import Database
+
+OLDEST_DAYS = 400
+"""A journal replayed after this long is not a click but a mistake."""
+
+
+class Partitions:
+    """Knows which days have a partition and makes those that are missing."""
+
+    def __init__(self, database: Database, clock: Clock, ahead_days: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._ahead_days = ahead_days
+        self._known: set[date] = set()
+
+    def is_plausible(self, clicked_at: float) -> bool:
+        """Whether a click can have happened then, so that a day may be made for it."""
+        now = self._clock.now()
+        return now - OLDEST_DAYS * 86_400 <= clicked_at <= now + self._ahead_days * 86_400
+
+    async def make_ahead(self) -> None:
+        """Make partitions for today and the days to come; cheap when they are there."""
+        today = datetime.fromtimestamp(self._clock.now(), UTC).date()
+        await self.make(today + timedelta(days=ahead) for ahead in range(self._ahead_days + 1))
+
+    async def make_for(self, clicked_at: Iterable[float]) -> None:
+        """Make the partitions these moments fall into."""
+        days = {int(moment // 86_400) for moment in clicked_at}
+        await self.make(date(1970, 1, 1) + timedelta(days=day) for day in days)
+
+    async def make(self, days: Iterable[date]) -> None:
+        missing = sorted(set(days) - self._known)
+        if not missing:
+            return
+        async with self._database.connection() as connection:
+            self._known |= await store.partition_days(connection)
+            for day in missing:
+                if day not in self._known:
+                    await _create(connection, day)
+                    self._known.add(day)
+
+
+async def _create(connection: psycopg.AsyncConnection, day: date) -> None:
+    try:
+        await store.create_partition(connection, day)
+    except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
+        # Another daemon made it between the look and the attempt.
+        return

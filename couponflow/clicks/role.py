@@ -1,0 +1,116 @@
+"""The `clicks` role: batches clicks from their channel into PostgreSQL."""
+
+import random
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+import psycopg
+import structlog
+
+from couponflow.clicks.batch_writer import BatchWriter
+from couponflow.clicks.metrics import ClicksMetrics
+from couponflow.clicks.partitions import Partitions
+from couponflow.config import ClicksSettings
+from couponflow.kernel.backoff import exponential_backoff
+from couponflow.kernel.channel import Channel, Delivery, Subscription
+from couponflow.kernel.clock import Clock
+from couponflow.kernel.database import Database, DatabaseAway
+from couponflow.kernel.health import HealthBoard
+from couponflow.kernel.identifiers import Uuid7Generator
+from couponflow.kernel.role import Role, RoleHandle, Stage
+from couponflow.messages import Click
+
+NAME = "clicks"
+CHECK = "flush:clicks"
+PARTITIONS_SECONDS = 600.0
+_log = structlog.get_logger("couponflow.clicks")
+
+
+@dataclass(frozen=True, slots=True)
+class ClicksParts:
+    """What the role is built from; opened by the daemon, which also closes it."""
+
+    settings: ClicksSettings
+    consumer: str
+    channel: Channel[Click]
+    database: Database
+    health: HealthBoard
+    metrics: ClicksMetrics
+    clock: Clock
+
+
+def clicks_role(parts: ClicksParts) -> Role:
+    return Role(NAME, Stage.WORK, partial(_run, parts))
+
+
+async def _run(parts: ClicksParts, handle: RoleHandle) -> None:
+    """Store batches until the channel is sealed and empty."""
+    partitions = Partitions(parts.database, parts.clock, parts.settings.partitions_ahead_days)
+    ids = Uuid7Generator()
+    writer = BatchWriter(parts.database, partitions, ids, parts.clock, parts.metrics)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_make_partitions, partitions)
+        async with parts.channel.subscribe(parts.consumer) as subscription:
+            handle.started()
+            await _consume(parts, handle, writer, subscription)
+        tasks.cancel_scope.cancel()
+
+
+async def _consume(
+    parts: ClicksParts,
+    handle: RoleHandle,
+    writer: BatchWriter,
+    subscription: Subscription[Click],
+) -> None:
+    settings = parts.settings
+    while True:
+        linger = 0.0 if handle.stopping.is_set() else settings.flush_seconds
+        batch = await subscription.receive(settings.flush_rows, linger)
+        if not batch:
+            return
+        started = parts.clock.monotonic()
+        if not await _write_until_stored(parts, handle, writer, batch):
+            await subscription.reject(batch)
+            return
+        await subscription.acknowledge(batch)
+        parts.metrics.seconds.observe(parts.clock.monotonic() - started)
+
+
+async def _write_until_stored(
+    parts: ClicksParts, handle: RoleHandle, writer: BatchWriter, batch: list[Delivery[Click]]
+) -> bool:
+    """Write a batch, through any outage; False if the role is told to stop during one.
+
+    Then the sender still has the clicks, in its journal, and a quick stop loses nothing.
+    """
+    clicks = [delivery.message for delivery in batch]
+    attempt = max(delivery.attempt for delivery in batch)
+    randomness = random.Random()  # noqa: S311 - spreads retries, guards nothing
+    for wait in exponential_backoff(0.1, 5.0, randomness):
+        try:
+            await writer.write(clicks, attempt)
+        except (DatabaseAway, psycopg.OperationalError) as error:
+            # OperationalError is a timeout, a deadlock or a full disk: all worth another try.
+            parts.metrics.retried += len(clicks)
+            parts.health.report(CHECK, ok=False, detail=f"clicks wait: {error}")
+            _log.warning("clicks not stored yet", clicks=len(clicks), error=str(error))
+            if handle.stopping.is_set():
+                return False
+            with anyio.move_on_after(wait):
+                await handle.stopping.wait()
+        else:
+            parts.health.report(CHECK, ok=True)
+            return True
+    raise AssertionError("the waits never end")
+
+
+async def _make_partitions(partitions: Partitions) -> None:
+    while True:
+        try:
+            await partitions.make_ahead()
+        except (DatabaseAway, psycopg.OperationalError) as error:
+            _log.warning("partitions not made yet", error=str(error))
+            await anyio.sleep(5)
+        else:
+            await anyio.sleep(PARTITIONS_SECONDS)

@@ -1,0 +1,137 @@
+"""`couponflow check`: everything that can be wrong before a start, all at once."""
+
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from couponflow.commands.support import WORK_FAILED, out, print_json, run_async
+from couponflow.config import Settings, parse_bind, settings_warnings
+from couponflow.config_loading import (
+    ConfigurationInvalid,
+    DescribedSetting,
+    describe_settings,
+    load_with_sources,
+)
+from couponflow.kernel.database import DatabaseAway, DatabaseUrlBroken
+from couponflow.kernel.http import Listener, PortUnavailable, require_available
+from couponflow.kernel.migrations import (
+    DatabaseNewerThanCode,
+    MigrationChanged,
+    MigrationFilesBroken,
+    migration_status,
+)
+from couponflow.kernel.postgres_binaries import EmbeddedPostgresFailed, installed_binaries
+from couponflow.roles import RolesInvalid, parse_roles
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check_command(config: Path | None, roles: str, *, as_json: bool) -> None:
+    try:
+        loaded = load_with_sources(config, os.environ)
+    except ConfigurationInvalid as error:
+        checks = [Check(problem.key, False, str(problem)) for problem in error.problems]
+        described: list[DescribedSetting] = []
+    else:
+        described = describe_settings(loaded)
+        checks = run_async(partial(_check_all, loaded.settings, roles))
+    ok = all(check.ok for check in checks)
+    if as_json:
+        print_json({"ok": ok, "checks": checks, "settings": [row._asdict() for row in described]})
+    else:
+        _show(checks, described)
+    if not ok:
+        sys.exit(WORK_FAILED)
+
+
+async def _check_all(settings: Settings, roles: str) -> list[Check]:
+    checks = [Check("configuration", True, "; ".join(settings_warnings(settings)))]
+    checks += [_check_roles(roles), _check_folder(settings), *_check_ports(settings)]
+    return checks + [check async for check in _check_database(settings)]
+
+
+def _check_roles(roles: str) -> Check:
+    try:
+        return Check("roles", True, ", ".join(parse_roles(roles)))
+    except RolesInvalid as error:
+        return Check("roles", False, str(error))
+
+
+def _check_folder(settings: Settings) -> Check:
+    """The folder itself, or where it would be made."""
+    folder = settings.var_path
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing):
+            return Check("var_dir", True, str(folder))
+    except OSError as error:
+        return Check("var_dir", False, f"{existing} cannot be written to: {error.strerror}")
+
+
+def _check_ports(settings: Settings) -> list[Check]:
+    checks = []
+    for name, bind, server in (
+        ("[redirect] bind", settings.redirect.bind, settings.redirect.server),
+        ("[ops] bind", settings.ops.bind, settings.ops.server),
+    ):
+        listener = Listener(*parse_bind(bind), server)
+        try:
+            require_available(listener, shared=bool(settings.database.url))
+        except PortUnavailable as error:
+            checks.append(Check(name, False, str(error)))
+        else:
+            checks.append(Check(name, True, listener.address))
+    return checks
+
+
+async def _check_database(settings: Settings) -> AsyncIterator[Check]:
+    if not settings.database.url:
+        yield _check_embedded()
+        return
+    try:
+        states = await migration_status(settings.database.url)
+    except (
+        DatabaseAway,
+        DatabaseUrlBroken,
+        DatabaseNewerThanCode,
+        MigrationChanged,
+        MigrationFilesBroken,
+    ) as error:
+        yield Check("database", False, str(error))
+        return
+    pending = sum(state.applied_at is None for state in states)
+    yield Check("database", True, f"reachable; {pending} of {len(states)} migrations pending")
+
+
+def _check_embedded() -> Check:
+    try:
+        newest = installed_binaries()[0]
+    except EmbeddedPostgresFailed as error:
+        return Check("database", False, str(error))
+    return Check("database", True, f"embedded PostgreSQL {newest.major}, in {newest.folder}")
+
+
+def _show(checks: list[Check], described: list[DescribedSetting]) -> None:
+    changed = [row for row in described if row.source != "default"]
+    if changed:
+        table = Table("setting", "value", "from", title="Not at its default", title_justify="left")
+        for row in changed:
+            table.add_row(row.key.replace("[", r"\["), row.value.replace("[", r"\["), row.source)
+        out.print(table)
+    for check in checks:
+        mark = "[green]ok     [/]" if check.ok else "[bold red]problem[/]"
+        name = check.name.replace("[", r"\[")
+        detail = check.detail.replace("[", r"\[")
+        out.print(f"{mark}  [bold]{name}[/]  {detail}", highlight=False, soft_wrap=True)

@@ -1,0 +1,71 @@
+"""`couponflow run`."""
+
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from couponflow.catalogue.sample import sample_merchants, sample_offers, sample_users
+from couponflow.commands.support import WRONG_USAGE, fail, out, read_settings, run_async
+from couponflow.config import Settings
+from couponflow.daemon import Running, RunOptions, run_daemon
+from couponflow.roles import RolesInvalid, parse_roles
+
+_LOOPBACK = ("127.0.0.0/8", "::1")
+_LINKS_SHOWN = 4
+
+
+def run_command(config: Path | None, roles: str, *, demo: bool, traffic: bool) -> None:
+    settings = read_settings(config)
+    try:
+        options = RunOptions(parse_roles(roles), demo=demo, traffic=traffic)
+    except RolesInvalid as error:
+        fail(str(error), WRONG_USAGE)
+    if demo:
+        settings = _for_demo(settings)
+    on_running = _show_demo if demo else _say_nothing
+    run_async(partial(run_daemon, settings, options, on_running))
+
+
+def _for_demo(settings: Settings) -> Settings:
+    """Let the demo's shoppers, who all call from this machine, have addresses of their own."""
+    if settings.env == "production":
+        fail("--demo loads made-up data: it is not for env = production", WRONG_USAGE)
+    http = msgspec.structs.replace(
+        settings.http, trusted_proxies=(*settings.http.trusted_proxies, *_LOOPBACK)
+    )
+    return msgspec.structs.replace(settings, http=http)
+
+
+def _say_nothing(running: Running) -> None:
+    """Without --demo the log is the whole output."""
+
+
+def _show_demo(running: Running) -> None:
+    table = Table(title="couponflow demo", title_justify="left", show_header=False, box=None)
+    if running.redirect_url:
+        table.add_row("redirects", f"{running.redirect_url}/out/MERCHANT/OFFER/USER")
+        table.add_row("statistics", f"{running.redirect_url}/stats")
+    table.add_row("health", f"{running.ops_url}/ready")
+    table.add_row("metrics", f"{running.ops_url}/metrics")
+    if running.sandbox_url:
+        table.add_row("networks (simulated)", running.sandbox_url)
+    table.add_row("database", running.database)
+    out.print()
+    out.print(table, soft_wrap=True)
+    if running.redirect_url and running.sandbox_url:
+        out.print("\nFollow a link, then look at the statistics:")
+        for link in _links(running.redirect_url, running.sandbox_url):
+            out.print(f"  {link}", soft_wrap=True)
+    out.print("\nStop with Ctrl-C.")
+
+
+def _links(redirect_url: str, sandbox_url: str) -> list[str]:
+    """A link to one offer of each of the first merchants, for the first user."""
+    user_id = sample_users()[0].user_id
+    slugs = [merchant.slug for merchant in sample_merchants(sandbox_url)][:_LINKS_SHOWN]
+    by_merchant = {
+        offer.merchant_slug: offer.offer_id for offer in reversed(sample_offers()) if offer.active
+    }
+    return [f"{redirect_url}/out/{slug}/{by_merchant[slug]}/{user_id}" for slug in slugs]

@@ -1,0 +1,371 @@
+"""Reading settings: a TOML file, then the environment over it, with every problem found at once.
+
+What can be set, and what must hold between the values, is in `config.py`; nothing here knows a
+key by name.
+"""
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from couponflow.config import KEYS, SECRETS, SECTIONS, VARIABLES, Key, Settings, broken_rules
+
+CONFIG_VARIABLE = "COUPONFLOW_CONFIG"
+DEFAULT_FILE = Path("couponflow.toml")
+
+Source = Literal["default", "file", "environment"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationProblem:
+    """One thing that is wrong: where it is set, what is wrong with it, and what would be right.
+
+    `example` is empty where nothing could be right: a name that resembles no key.
+    """
+
+    key: str
+    problem: str
+    example: str
+
+    def __str__(self) -> str:
+        example = f" (example: {self.example})" if self.example else ""
+        return f"{self.key}: {self.problem}{example}"
+
+
+class ConfigurationInvalid(Exception):
+    """The file and the environment do not make settings that couponflow can start with.
+
+    Each problem names the key, its variable and a value that would do. Mend all of them, then
+    run `couponflow check`.
+    """
+
+    def __init__(self, problems: list[ConfigurationProblem]) -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"{count} in the configuration:{lines}")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings, and where each value came from."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+    """The source of each key that is not at its default, by `section.key`."""
+
+
+class DescribedSetting(NamedTuple):
+    """A setting as `couponflow check` shows it."""
+
+    key: str
+    variable: str
+    value: str
+    source: Source
+
+
+def load_settings(config_file: Path | None, environment: Mapping[str, str]) -> Settings:
+    """Read the file, then the environment over it.
+
+    Without `config_file` the file is the one that COUPONFLOW_CONFIG names, else `couponflow.toml`
+    in the current folder, else none. Raises `ConfigurationInvalid` with every problem there is.
+    """
+    return load_with_sources(config_file, environment).settings
+
+
+def load_with_sources(config_file: Path | None, environment: Mapping[str, str]) -> LoadedSettings:
+    """As `load_settings`, remembering which source set which key."""
+    reader = _Reader()
+    reader.read_file(config_file, environment)
+    reader.read_environment(environment)
+    settings = reader.settings()
+    reader.check_rules(settings)
+    if reader.problems:
+        raise ConfigurationInvalid(reader.problems)
+    return LoadedSettings(settings, reader.sources)
+
+
+def describe_settings(loaded: LoadedSettings) -> list[DescribedSetting]:
+    """Every key with its value, secrets masked, in the order of `config/couponflow.toml`."""
+    return [
+        DescribedSetting(
+            key=key.written,
+            variable=key.variables[0],
+            value=_shown(key, loaded.settings),
+            source=loaded.sources.get(key.path, "default"),
+        )
+        for key in KEYS.values()
+    ]
+
+
+def mask_url(url: str) -> str:
+    """Replace the passwords of a URL by `***`.
+
+    It masks up to the last `@`, so that a password with an unescaped `@` or `/` stays hidden.
+    """
+    without_user_password = re.sub(r"://([^:]*):.*@", r"://\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(password=)[^&]*", r"\1***", without_user_password, flags=re.IGNORECASE)
+
+
+class _Reader:
+    """Collects values from the sources, and the problems met on the way."""
+
+    def __init__(self) -> None:
+        self.problems: list[ConfigurationProblem] = []
+        self.sources: dict[str, Source] = {}
+        self._values: dict[str, object] = {}
+        self._unread: set[str] = set()
+        """Keys that are set somewhere, or may be, to a value that could not be read."""
+
+    def settings(self) -> Settings:
+        """The settings as far as they could be read, with defaults for the rest."""
+        tree: dict[str, object] = {}
+        for section in SECTIONS:
+            tree[section] = {
+                key.name: self._values[key.path]
+                for key in KEYS.values()
+                if key.section == section and key.path in self._values
+            }
+        tree |= {path: value for path, value in self._values.items() if not KEYS[path].section}
+        return msgspec.convert(tree, Settings)
+
+    def check_rules(self, settings: Settings) -> None:
+        """Check what must hold between values, leaving out those that could not be read."""
+        for rule in broken_rules(settings):
+            if self._unread.isdisjoint(rule.keys):
+                key = KEYS[rule.keys[0]]
+                self._problem(key.label, rule.problem, rule.example or _plain(key.example))
+
+    def read_file(self, config_file: Path | None, environment: Mapping[str, str]) -> None:
+        for name, value in self._parse_file(config_file, environment).items():
+            if name not in SECTIONS:
+                self._take_from_file("", name, value)
+            elif isinstance(value, dict):
+                for inner_name, inner_value in value.items():
+                    self._take_from_file(name, inner_name, inner_value)
+            else:
+                # The value is not shown: somebody may have put the URL itself here.
+                self._problem(name, "is a section, not a key", f"[{name}]")
+
+    def read_environment(self, environment: Mapping[str, str]) -> None:
+        for variable, text in environment.items():
+            if variable.startswith("COUPONFLOW_") and text:
+                self._check_is_known(variable)
+        for key in KEYS.values():
+            text = self._text_of(key, environment)
+            if text and isinstance(key.default, tuple):
+                parts = [part.strip() for part in text.split(",")]
+                self._take(key, [part for part in parts if part], "environment")
+            elif text:
+                self._take(key, text, "environment")
+
+    def _parse_file(
+        self, config_file: Path | None, environment: Mapping[str, str]
+    ) -> dict[str, object]:
+        named_by, path = _find_file(config_file, environment)
+        if path is None:
+            return {}
+        example = "a file like config/couponflow.toml"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            self._problem(named_by, f"{path} cannot be read: {_reason(error)}", example)
+            self._unread.update(KEYS)
+            return {}
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            place = _place(error, text)
+            self._problem(named_by, f"{path} is not valid TOML: {place}", example)
+            self._unread.update(KEYS)
+            return {}
+
+    def _take_from_file(self, section: str, name: str, value: object) -> None:
+        key = KEYS.get(f"{section}.{name}" if section else name)
+        if key is not None and key.section == section:
+            self._take(key, value, "file")
+        elif isinstance(value, dict) and not section:
+            self.problems.append(_unknown_section(name))
+        else:
+            self.problems.append(_unknown_key(section, name))
+
+    def _check_is_known(self, variable: str) -> None:
+        named = variable.removesuffix("_FILE")
+        if variable != CONFIG_VARIABLE and named not in VARIABLES:
+            self.problems.append(_unknown_variable(variable))
+
+    def _text_of(self, key: Key, environment: Mapping[str, str]) -> str:
+        texts = {name: self._read_variable(key, name, environment) for name in key.variables}
+        found = {name: text for name, text in texts.items() if text}
+        if len(set(found.values())) > 1:
+            both = " and ".join(found)
+            self._unreadable(key, f"{both} are both set and differ", f"{key.variables[0]} alone")
+        return next(iter(found.values()), "")
+
+    def _read_variable(self, key: Key, variable: str, environment: Mapping[str, str]) -> str:
+        text, file = environment.get(variable, ""), environment.get(f"{variable}_FILE", "")
+        if not file:
+            return text
+        example = f"{variable}_FILE alone, naming a file that holds the value"
+        if text:
+            self._unreadable(key, f"{variable} and {variable}_FILE are both set", example)
+            return ""
+        try:
+            content = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = f"{variable}_FILE names {file}, which cannot be read: {_reason(error)}"
+            self._unreadable(key, reason, example)
+            return ""
+        value = content.removesuffix("\n")
+        if not value:
+            self._unreadable(key, f"{variable}_FILE names {file}, which is empty", example)
+        return value
+
+    def _take(self, key: Key, value: object, source: Source) -> None:
+        converted = _convert(key, value, source)
+        if converted is None:
+            found = "" if key.path in SECRETS else f", not {_literal(value)}"
+            problem = f"must be {_expectation(key)}{found}"
+            example = _plain(key.example) if source == "environment" else _literal(key.example)
+            self._unreadable(key, problem, example)
+        else:
+            self._values[key.path] = converted
+            self.sources[key.path] = source
+            self._unread.discard(key.path)
+
+    def _unreadable(self, key: Key, problem: str, example: str) -> None:
+        self._unread.add(key.path)
+        self._problem(key.label, problem, example)
+
+    def _problem(self, label: str, problem: str, example: str) -> None:
+        self.problems.append(ConfigurationProblem(label, problem, example))
+
+
+def _find_file(config_file: Path | None, environment: Mapping[str, str]) -> tuple[str, Path | None]:
+    """What names the file, and the file."""
+    if config_file is not None:
+        return "--config", config_file
+    if named := environment.get(CONFIG_VARIABLE):
+        return CONFIG_VARIABLE, Path(named)
+    return str(DEFAULT_FILE), DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def _convert(key: Key, value: object, source: Source) -> object | None:
+    """The value as the key's type, or None if it is not one."""
+    try:
+        # A variable whose bytes are not UTF-8 arrives as text that cannot be encoded again.
+        str(value).encode()
+        converted: object = msgspec.convert(value, key.type, strict=source == "file")
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return None
+    if isinstance(converted, float) and not math.isfinite(converted):
+        return None
+    return converted
+
+
+def _expectation(key: Key) -> str:
+    """What the key's type admits, in words."""
+    match msgspec.inspect.type_info(key.type):
+        case msgspec.inspect.IntType(ge=low, le=high):
+            return f"a whole number{_bounds(low, high)}"
+        case msgspec.inspect.FloatType(gt=limit) if limit is not None:
+            return f"a number above {limit}"
+        case msgspec.inspect.FloatType(ge=low, le=high):
+            return f"a number{_bounds(low, high)}"
+        case msgspec.inspect.LiteralType(values=values):
+            return "one of " + ", ".join(str(value) for value in values)
+        case msgspec.inspect.VarTupleType():
+            return "a list of texts"
+        case _:
+            return "a text"
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    if low is not None:
+        return f" of at least {low}"
+    return "" if high is None else f" of at most {high}"
+
+
+def _plain(value: object) -> str:
+    """A value as a variable holds it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _literal(value: object) -> str:
+    """A value as the file holds it, cut short when it is long."""
+    match value:
+        case dict():
+            return "a section"
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            text = f"[{', '.join(map(_literal, value))}]"
+        case str():
+            text = repr(value)
+        case _:
+            text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+def _place(error: tomllib.TOMLDecodeError, text: str) -> str:
+    """The parser's message with line and column, which it leaves out at the end of the file."""
+    lines = text.split("\n")
+    end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
+    return str(error).replace("at end of document", f"{end}, the end of the file")
+
+
+def _unknown_section(name: str) -> ConfigurationProblem:
+    close = _closest(name, SECTIONS)
+    return _unknown(f"[{name}]", f"[{close}]", "") if close else _unknown(f"[{name}]")
+
+
+def _unknown_key(section: str, name: str) -> ConfigurationProblem:
+    """Suggests the same name in another section, else the most similar key."""
+    written = f"[{section}] {name}" if section else name
+    path = f"{section}.{name}" if section else name
+    same_name = [key.path for key in KEYS.values() if key.name == name]
+    close = next(iter(same_name), _closest(path, KEYS))
+    if not close:
+        return _unknown(written)
+    return _unknown(written, KEYS[close].written, f" = {_literal(KEYS[close].example)}")
+
+
+def _unknown_variable(variable: str) -> ConfigurationProblem:
+    # Without the prefix, which would make every variable look much like every other.
+    names = {name.removeprefix("COUPONFLOW_"): name for name in [CONFIG_VARIABLE, *VARIABLES]}
+    close = names.get(_closest(variable.removeprefix("COUPONFLOW_").removesuffix("_FILE"), names))
+    if close is None:
+        return _unknown(variable)
+    key = VARIABLES.get(close)
+    return _unknown(variable, close, f"={_plain(key.example) if key else DEFAULT_FILE}")
+
+
+def _unknown(name: str, meant: str = "", value: str = "") -> ConfigurationProblem:
+    if not meant:
+        return ConfigurationProblem(name, "is unknown; config/couponflow.toml lists every key", "")
+    return ConfigurationProblem(name, f"is unknown: did you mean {meant}?", meant + value)
+
+
+def _closest(word: str, candidates: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(word, list(candidates), n=1)), "")
+
+
+def _shown(key: Key, settings: Settings) -> str:
+    holder: object = getattr(settings, key.section) if key.section else settings
+    text = _plain(getattr(holder, key.name))
+    if key.path not in SECRETS or not text:
+        return text
+    return mask_url(text) if key.name == "url" else "***"

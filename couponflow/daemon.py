@@ -1,0 +1,260 @@
+"""The wiring: opens what the roles need, builds the roles, and runs them to the end.
+
+The only module that knows every role. Adding a capability means adding a folder and a few lines
+here.
+"""
+
+import contextlib
+import gc
+import os
+import random
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+import structlog
+from prometheus_client import PlatformCollector, ProcessCollector
+
+from couponflow.catalogue.sample import sample_offers, sample_users
+from couponflow.catalogue.store import load_sample
+from couponflow.clicks import audit as clicks_audit
+from couponflow.clicks.metrics import ClicksMetrics
+from couponflow.clicks.role import ClicksParts, clicks_role
+from couponflow.config import Settings, parse_bind
+from couponflow.kernel.audit import Invariant
+from couponflow.kernel.channel_memory import MemoryChannel
+from couponflow.kernel.clock import SystemClock
+from couponflow.kernel.database import Database
+from couponflow.kernel.health import HealthBoard
+from couponflow.kernel.http import Listener, ServerName, free_port, require_available
+from couponflow.kernel.journal import Journal, open_journal
+from couponflow.kernel.ops import Queues, RoleMetrics
+from couponflow.kernel.ops_role import DATABASE_CHECK, OpsParts, ops_role
+from couponflow.kernel.postgres import open_current_postgres
+from couponflow.kernel.role import Role, Stage
+from couponflow.kernel.shutdown import stop_on_signals
+from couponflow.kernel.supervisor import State, Supervisor
+from couponflow.kernel.telemetry import MetricSource, new_registry
+from couponflow.messages import Click
+from couponflow.redirect import audit as redirect_audit
+from couponflow.redirect.metrics import RedirectMetrics
+from couponflow.redirect.role import RedirectParts, redirect_role
+from couponflow.sandbox.role import NetworksParts, ShoppersParts, networks_role, shoppers_role
+from couponflow.sandbox.shoppers import ShopperLink
+
+_log = structlog.get_logger("couponflow.daemon")
+
+INVARIANTS: tuple[Invariant, ...] = (*redirect_audit.INVARIANTS, *clicks_audit.INVARIANTS)
+"""What `couponflow audit` checks."""
+
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""How long the event loop's thread may keep the interpreter from the redirector's thread; the
+default of 5 ms would be many times what a redirect takes."""
+WAIT_FOR_DATABASE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to the settings."""
+
+    roles: tuple[str, ...]
+    demo: bool = False
+    traffic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a person wants to know once every role is up."""
+
+    roles: tuple[str, ...]
+    redirect_url: str | None
+    ops_url: str
+    sandbox_url: str | None
+    database: str
+
+
+async def run_daemon(
+    settings: Settings, options: RunOptions, on_running: Callable[[Running], None]
+) -> None:
+    """Run until a signal, and return when everything is closed.
+
+    Raises `PortUnavailable`, `JournalLocked`, `DatabaseAway` and the errors of
+    migrations, before anything is served; the text of each is for the operator.
+    """
+    _tune_interpreter()
+    daemon = _Daemon(settings, options)
+    daemon.require_ports()
+    settings.var_path.mkdir(parents=True, exist_ok=True)
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(partial(stop_on_signals, stop))
+        async with contextlib.AsyncExitStack() as stack:
+            await daemon.open(stack)
+            await daemon.run(stop, on_running)
+        tasks.cancel_scope.cancel()
+
+
+def _tune_interpreter() -> None:
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    # What is imported by now stays for good: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+
+
+class _Daemon:
+    """Everything one process holds open."""
+
+    def __init__(self, settings: Settings, options: RunOptions) -> None:
+        self._settings = settings
+        self._options = options
+        self._clock = SystemClock()
+        self._health = HealthBoard(self._clock)
+        self._clicks: MemoryChannel[Click] = MemoryChannel(
+            Click.channel, settings.channels.capacity, self._clock
+        )
+        self._queues = Queues([self._clicks])
+        self._role_metrics = RoleMetrics()
+        self._sources: list[MetricSource] = [self._queues, self._role_metrics]
+        self._roles: list[Role] = []
+        self._listeners = self._make_listeners()
+
+    def _make_listeners(self) -> dict[str, Listener]:
+        def listener(bind: str, server: ServerName, max_connections: int) -> Listener:
+            host, port = parse_bind(bind)
+            return Listener(host, port or free_port(host), server, max_connections)
+
+        settings = self._settings
+        made = {"ops": listener(settings.ops.bind, settings.ops.server, 64)}
+        if "redirect" in self._options.roles:
+            redirect = settings.redirect
+            made["redirect"] = listener(redirect.bind, redirect.server, redirect.max_connections)
+        if self._options.demo:
+            made["sandbox"] = listener(settings.sandbox.bind, "hypercorn", 256)
+        return made
+
+    def require_ports(self) -> None:
+        for listener in self._listeners.values():
+            # Two daemons on one port must at least have one database: else each sees half.
+            require_available(listener, shared=bool(self._settings.database.url))
+
+    async def open(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open what the roles need, and build them."""
+        settings = self._settings
+        journal = None
+        if "redirect" in self._options.roles:
+            # Before PostgreSQL: a second daemon on this var folder is told so at once.
+            folder = settings.var_path / redirect_audit.JOURNAL_FOLDER
+            journal = stack.enter_context(open_journal(folder, settings.journal, self._clock))
+        database = await stack.enter_async_context(
+            open_current_postgres(settings, wait_seconds=WAIT_FOR_DATABASE_SECONDS)
+        )
+        if journal is not None:
+            self._add_redirect(journal, database)
+        if "clicks" in self._options.roles:
+            self._add_clicks(database)
+        if self._options.demo:
+            await load_sample(database, self._listeners["sandbox"].local_url)
+            self._add_sandbox()
+        self._add_ops(database)
+
+    def _add_redirect(self, journal: Journal, database: Database) -> None:
+        settings = self._settings
+        metrics = RedirectMetrics(journal)
+        self._sources.append(metrics)
+        parts = RedirectParts(
+            settings=settings.redirect,
+            fsync_seconds=settings.journal.fsync_seconds,
+            trusted_proxies=settings.http.trusted_proxies,
+            listener=self._listeners["redirect"],
+            journal=journal,
+            channel=self._clicks,
+            database=database,
+            health=self._health,
+            metrics=metrics,
+            clock=self._clock,
+        )
+        self._roles.append(redirect_role(parts))
+
+    def _add_clicks(self, database: Database) -> None:
+        metrics = ClicksMetrics()
+        self._sources.append(metrics)
+        parts = ClicksParts(
+            settings=self._settings.clicks,
+            consumer=f"{socket.gethostname()}-{os.getpid()}",
+            channel=self._clicks,
+            database=database,
+            health=self._health,
+            metrics=metrics,
+            clock=self._clock,
+        )
+        self._roles.append(clicks_role(parts))
+
+    def _add_sandbox(self) -> None:
+        self._roles.append(networks_role(NetworksParts(listener=self._listeners["sandbox"])))
+        if self._options.traffic and "redirect" in self._listeners:
+            parts = ShoppersParts(
+                base_url=self._listeners["redirect"].local_url,
+                links=[
+                    ShopperLink(f"/out/{offer.merchant_slug}/{offer.offer_id}")
+                    for offer in sample_offers()
+                ],
+                users=[user.user_id for user in sample_users()],
+                shoppers_per_second=self._settings.sandbox.shoppers_per_second,
+                clock=self._clock,
+                randomness=random.Random(),  # noqa: S311 - made-up shoppers
+            )
+            self._roles.append(shoppers_role(parts))
+
+    def _add_ops(self, database: Database) -> None:
+        registry = new_registry(self._sources)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        parts = OpsParts(
+            listener=self._listeners["ops"],
+            registry=registry,
+            health=self._health,
+            required=("role:", DATABASE_CHECK),
+            queues=self._queues,
+            depth_alarm=self._settings.channels.depth_alarm,
+            database=database,
+        )
+        self._roles.append(ops_role(parts))
+
+    async def run(self, stop: anyio.Event, on_running: Callable[[Running], None]) -> None:
+        supervisor = Supervisor(
+            self._roles,
+            health=self._health,
+            clock=self._clock,
+            randomness=random.Random(),  # noqa: S311 - spreads restarts
+            deadline_seconds=self._settings.shutdown.deadline,
+            between_stages=self._seal_channels,
+        )
+        self._role_metrics.supervisor = supervisor
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._announce, supervisor, on_running)
+            report = await supervisor.run(stop)
+            tasks.cancel_scope.cancel()
+        _log.info("stopped", seconds=round(report.seconds, 2), cut_off=list(report.cut_off))
+
+    async def _seal_channels(self, ended: Stage) -> None:
+        if ended is Stage.INTAKE:
+            self._clicks.seal()
+
+    async def _announce(
+        self, supervisor: Supervisor, on_running: Callable[[Running], None]
+    ) -> None:
+        while any(status.state is not State.RUNNING for status in supervisor.states().values()):
+            await anyio.sleep(0.02)
+        redirect, sandbox = self._listeners.get("redirect"), self._listeners.get("sandbox")
+        running = Running(
+            roles=tuple(role.name for role in self._roles),
+            redirect_url=redirect.local_url if redirect else None,
+            ops_url=self._listeners["ops"].local_url,
+            sandbox_url=sandbox.local_url if sandbox else None,
+            database="DATABASE_URL" if self._settings.database.url else "embedded PostgreSQL",
+        )
+        _log.info("running", roles=list(running.roles), redirect=running.redirect_url)
+        on_running(running)

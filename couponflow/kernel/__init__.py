@@ -1,0 +1,1 @@
+"""What every role stands on; knows nothing of commerce."""

@@ -1,0 +1,148 @@
+"""granian's fast path: a request answered in the call that brings it, without the event loop.
+
+granian reads and parses requests on threads of its own, outside the interpreter lock, then calls
+into Python from one worker thread. Usually that call only wakes the event loop, which makes a
+task. A `FastHandler` answers in that very call instead: no wake-up, no task, no switch of
+threads. What it will not answer at once goes to the event loop as usual.
+
+The hook is granian's scheduler, which it does not promise to keep: the dependency is pinned, and
+`tests/kernel/test_http_granian_fast.py` holds what is relied on here.
+"""
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+from granian.constants import Interfaces
+from granian.server.embed import AsyncWorker
+
+from couponflow.kernel.http import Listener
+from couponflow.kernel.http_granian import granian_server, run_until_stopping
+
+# Its type stubs describe another version; this module is the one place that sees it untyped.
+_granian: Any = importlib.import_module("granian._granian")
+
+
+class RsgiHeaders(Protocol):
+    """A request's headers; names in lower case."""
+
+    def get(self, key: str, /) -> str | None: ...
+    def get_all(self, key: str, /) -> list[str]: ...
+
+
+class RsgiScope(Protocol):
+    """What is known of a request before its body is read."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query_string(self) -> str: ...
+    @property
+    def client(self) -> str: ...
+    @property
+    def headers(self) -> RsgiHeaders: ...
+
+
+class RsgiProtocol(Protocol):
+    """How a request is answered: by one of these, once."""
+
+    def response_empty(self, status: int, headers: list[tuple[str, str]]) -> None: ...
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None: ...
+
+
+class FastHandler(Protocol):
+    """An application whose usual answer needs neither waiting nor the event loop."""
+
+    def answer_now(self, scope: RsgiScope, protocol: RsgiProtocol) -> bool:
+        """Answer at once and return True, or leave the request alone and return False.
+
+        Called on granian's worker thread, one call at a time: it must not block, must not touch
+        the event loop, and must not raise.
+        """
+        ...
+
+    async def answer_later(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
+        """Answer on the event loop; must not raise."""
+        ...
+
+
+class _Watcher(Protocol):
+    """granian's handle on one request in progress."""
+
+    scope: RsgiScope
+    proto: RsgiProtocol
+
+    def done(self) -> None: ...
+
+
+async def serve_fast(
+    handler: FastHandler,
+    listener: Listener,
+    *,
+    stopping: anyio.Event,
+    started: Callable[[], None],
+    grace_seconds: float = 5.0,
+) -> None:
+    """Serve a fast handler; starts, stops and raises as `couponflow.kernel.http.serve` does."""
+    server = granian_server(_unused_target, listener, Interfaces.RSGI)
+    async with anyio.create_task_group() as later:
+        spawn = AsyncWorker.wrap_target(partial(_spawn_worker, handler, later))
+        serve = partial(server.serve, spawn)
+        await run_until_stopping(server, serve, listener, stopping, started, grace_seconds)
+
+
+async def _unused_target(scope: RsgiScope, protocol: RsgiProtocol) -> None:
+    """granian wants an application even when the scheduler never calls it."""
+
+
+async def _spawn_worker(
+    handler: FastHandler,
+    later: TaskGroup,
+    worker_id: int,
+    shutdown_signal: Any,
+    _target: object,
+    sockets: object,
+    loop: asyncio.AbstractEventLoop,
+    *settings: Any,
+) -> None:
+    """Do as granian's own RSGI worker does, but with our scheduler."""
+    limits, protocols, tls = settings[0:5], settings[6:11], settings[12]
+    stopped = loop.create_future()
+    shutdown_signal.add_cb(partial(loop.call_soon_threadsafe, stopped.set_result, None))
+    worker = _granian.RSGIWorker(worker_id, sockets, None, *limits, *protocols, *tls, (None, None))
+    worker.serve_async(_FastScheduler(loop, handler, later), loop, shutdown_signal)
+    await stopped
+
+
+class _FastScheduler(_granian.CallbackScheduler):
+    """Calls the handler where granian's own scheduler would wake the event loop."""
+
+    def __new__(
+        cls, loop: asyncio.AbstractEventLoop, handler: FastHandler, later: TaskGroup
+    ) -> "_FastScheduler":
+        # The last four are for running coroutines, which this scheduler never asks granian to do.
+        return super().__new__(cls, loop, None, None, None, None)
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, handler: FastHandler, later: TaskGroup
+    ) -> None:
+        super().__init__()
+        answer_now = handler.answer_now
+
+        async def finish(watcher: _Watcher) -> None:
+            await handler.answer_later(watcher.scope, watcher.proto)
+            watcher.done()
+
+        def schedule(watcher: _Watcher) -> None:
+            if answer_now(watcher.scope, watcher.proto):
+                watcher.done()
+            else:
+                loop.call_soon_threadsafe(later.start_soon, finish, watcher)
+
+        self._schedule_fn = schedule

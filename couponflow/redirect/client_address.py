@@ -1,0 +1,70 @@
+"""Who is really calling: the peer, or whom a trusted proxy says it speaks for."""
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Headers(Protocol):
+    """A request's headers; names in lower case."""
+
+    def get(self, key: str, /) -> str | None: ...
+    def get_all(self, key: str, /) -> list[str]: ...
+
+
+class ClientAddress:
+    """Reads `X-Forwarded-For`, but only as far as it was written by proxies we trust.
+
+    Each proxy appends the address it was called from, so the list is read from its end: the first
+    address that is not a trusted proxy's is the client. Whatever stands before it, the client may
+    have made up.
+    """
+
+    def __init__(self, trusted_proxies: Sequence[str]) -> None:
+        self._trusted: tuple[Network, ...] = tuple(
+            ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies
+        )
+        self._is_trusted = lru_cache(maxsize=4096)(self._look_up)
+
+    def of(self, peer: str, headers: Headers) -> str:
+        """The client's address, without port; `peer` is `ip:port` or `[ip]:port`."""
+        address = peer.rpartition(":")[0]
+        if address.startswith("["):
+            address = address[1:-1]
+        if not self._trusted or not self._is_trusted(address):
+            return address
+        hops = [
+            hop.strip() for line in headers.get_all("x-forwarded-for") for hop in line.split(",")
+        ]
+        for hop in reversed(hops[-16:]):
+            claimed = _parse(hop)
+            if claimed is None:
+                return address
+            address = claimed
+            if not self._is_trusted(address):
+                return address
+        return address
+
+    def _look_up(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._trusted)
+
+
+@lru_cache(maxsize=4096)
+def _parse(hop: str) -> str | None:
+    """The canonical address in one entry of the list, which some proxies write with a port."""
+    host = hop
+    if hop.startswith("["):
+        host = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        host = hop.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None

@@ -1,0 +1,153 @@
+"""Shoppers without end: sends made-up requests to a redirector at a given rate."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import anyio
+import httpx2
+import structlog
+
+from couponflow.kernel.clock import Clock
+from couponflow.sandbox.rhythm import arrival_times
+from couponflow.sandbox.shopper_requests import ShopperLink, ShopperRequest, shopper_requests
+
+__all__ = ["ShopperCounters", "ShopperLink", "send_shoppers"]
+
+MAX_IN_FLIGHT = 64
+TIMEOUT_SECONDS = 5.0
+COMPLAINT_SECONDS = 10.0
+# Behind by more than this, the lost time is let go instead of being made up for in a rush.
+MAX_LAG_SECONDS = 1.0
+
+_log = structlog.get_logger("couponflow.sandbox.shoppers")
+
+
+class ShopperCounters:
+    """What was sent and what came of it, since the stream began."""
+
+    def __init__(self) -> None:
+        self.sent: Counter[str] = Counter()
+        """By kind of request."""
+        self.answers: Counter[int] = Counter()
+        """By status."""
+        self.failures: Counter[str] = Counter()
+        """Requests without an answer, by the name of the error."""
+
+    @property
+    def troubles(self) -> int:
+        """Answers no shopper should get, and requests that got none."""
+        troubled = (count for status, count in self.answers.items() if is_trouble(status))
+        return sum(troubled) + self.failures.total()
+
+    def describe(self) -> str:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.sent.items()))
+        answers = ", ".join(f"{count} x {status}" for status, count in sorted(self.answers.items()))
+        failures = ", ".join(f"{count} {name}" for name, count in sorted(self.failures.items()))
+        parts = [f"{self.sent.total()} sent ({kinds or 'none'})", f"answers: {answers or 'none'}"]
+        return "; ".join([*parts, f"failed: {failures}"] if failures else parts)
+
+
+def is_trouble(status: int) -> bool:
+    return status == httpx2.codes.TOO_MANY_REQUESTS or status >= 500
+
+
+async def send_shoppers(
+    base_url: str,
+    links: Sequence[ShopperLink],
+    users: Sequence[str],
+    *,
+    shoppers_per_second: float,
+    randomness: random.Random,
+    clock: Clock,
+    stop: anyio.Event,
+    counters: ShopperCounters | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+) -> ShopperCounters:
+    """Send requests until `stop` is set; trouble with the target is counted and never raised.
+
+    The first link is the most popular. Returns the counters, which can also be passed in and read
+    on the way.
+    """
+    counters = counters if counters is not None else ShopperCounters()
+    client = httpx2.AsyncClient(
+        base_url=base_url,
+        follow_redirects=False,
+        timeout=httpx2.Timeout(TIMEOUT_SECONDS, connect=1.0),
+        limits=httpx2.Limits(max_connections=MAX_IN_FLIGHT),
+        # To set up TLS takes the event loop most of a second, and the demo speaks plain HTTP.
+        verify=base_url.startswith("https:"),
+        transport=transport,
+    )
+    async with client, anyio.create_task_group() as tasks:
+        sender = _Sender(client, counters, clock, sleep)
+        requests = shopper_requests(links, users, randomness)
+        tasks.start_soon(sender.send_all, requests, arrival_times(shoppers_per_second, randomness))
+        await stop.wait()
+        tasks.cancel_scope.cancel()
+    return counters
+
+
+class _Sender:
+    def __init__(
+        self,
+        client: httpx2.AsyncClient,
+        counters: ShopperCounters,
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._counters = counters
+        self._clock = clock
+        self._sleep = sleep
+        self._free = anyio.Semaphore(MAX_IN_FLIGHT)
+        self._complained_at = -math.inf
+        self._complained_of = 0
+
+    async def send_all(self, requests: Iterator[ShopperRequest], times: Iterator[float]) -> None:
+        began = self._clock.monotonic()
+        async with anyio.create_task_group() as tasks:
+            for request, due in zip(requests, times, strict=True):
+                # A double click does not wait for its turn but for the finger.
+                if request.repeat_seconds > 0:
+                    tasks.start_soon(self._repeat, request)
+                    continue
+                late = self._clock.monotonic() - (began + due)
+                if late < 0:
+                    await self._sleep(-late)
+                elif late > MAX_LAG_SECONDS:
+                    began += late
+                await self._free.acquire()
+                tasks.start_soon(self._send, request)
+
+    async def _repeat(self, request: ShopperRequest) -> None:
+        await self._sleep(request.repeat_seconds)
+        await self._free.acquire()
+        await self._send(request)
+
+    async def _send(self, request: ShopperRequest) -> None:
+        """Send one request; the caller has taken a place, which is given back here."""
+        self._counters.sent[request.kind] += 1
+        try:
+            response = await self._client.request(
+                request.method, request.path, headers=request.headers
+            )
+            self._counters.answers[response.status_code] += 1
+            if is_trouble(response.status_code):
+                self._complain(f"it answered {response.status_code}")
+        except httpx2.TransportError as error:
+            self._counters.failures[type(error).__name__] += 1
+            self._complain(f"{type(error).__name__}: {error}")
+        finally:
+            self._free.release()
+
+    def _complain(self, last: str) -> None:
+        """Log trouble, but not once for every shopper who has it."""
+        now = self._clock.monotonic()
+        if now - self._complained_at < COMPLAINT_SECONDS:
+            return
+        troubles = self._counters.troubles
+        _log.warning("shoppers_not_served", shoppers=troubles - self._complained_of, last=last)
+        self._complained_at, self._complained_of = now, troubles

@@ -1,0 +1,86 @@
+"""Fixtures that every test may ask for."""
+
+import itertools
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
+
+from couponflow.config import DatabaseSettings
+from couponflow.kernel.clock import ManualClock
+from couponflow.kernel.database import Database, open_database
+from couponflow.kernel.migrations import migrate
+from tests.postgres_server import PostgresServer, postgres_server
+
+_TEMPLATE = "couponflow_template"
+_database_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+async def postgres_url(anyio_backend: tuple[str, dict[str, bool]]) -> AsyncIterator[str]:
+    """The URL of the template database, migrated, on a server of this test process.
+
+    Do not connect to it: PostgreSQL copies a template only while nobody uses it.
+    """
+    async with postgres_server() as server:
+        await server.start()
+        await _administer(server.url, SQL("create database {}"), _TEMPLATE)
+        template_url = _url_of_database(server.url, _TEMPLATE)
+        await migrate(template_url)
+        yield template_url
+
+
+@pytest.fixture
+async def database_url(postgres_url: str) -> AsyncIterator[str]:
+    """The URL of a database of the test's own, migrated and empty."""
+    name = f"test_{next(_database_numbers)}"
+    server_url = _url_of_database(postgres_url, "postgres")
+    await _administer(server_url, SQL("create database {} template {}"), name, _TEMPLATE)
+    yield _url_of_database(postgres_url, name)
+    await _administer(server_url, SQL("drop database {} with (force)"), name)
+
+
+@pytest.fixture
+async def empty_database_url(postgres_url: str) -> AsyncIterator[str]:
+    """The URL of a database of the test's own in which nothing was migrated yet."""
+    name = f"test_{next(_database_numbers)}"
+    server_url = _url_of_database(postgres_url, "postgres")
+    await _administer(server_url, SQL("create database {}"), name)
+    yield _url_of_database(postgres_url, name)
+    await _administer(server_url, SQL("drop database {} with (force)"), name)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An open `Database` on `database_url`."""
+    async with open_database(database_url, DatabaseSettings()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def stoppable_postgres() -> AsyncIterator[PostgresServer]:
+    """A server of the test's own, started; its database `postgres` is empty."""
+    async with postgres_server() as server:
+        await server.start()
+        yield server
+
+
+@pytest.fixture
+def manual_clock() -> ManualClock:
+    return ManualClock()
+
+
+def _url_of_database(url: str, name: str) -> str:
+    return make_conninfo("", **{**conninfo_to_dict(url), "dbname": name})
+
+
+async def _administer(server_url: str, statement: SQL, *names: str) -> None:
+    async with await psycopg.AsyncConnection.connect(server_url, autocommit=True) as connection:
+        await connection.execute(statement.format(*(Identifier(name) for name in names)))

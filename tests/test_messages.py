@@ -1,0 +1,70 @@
+import msgspec
+import pytest
+
+from couponflow.messages import CHANNELS, Click, Message
+
+CLICK = Click(
+    click_id="0199e0f2-0000-7000-8000-000000000001",
+    merchant_id="0199e0f2-0000-7000-8000-000000000002",
+    offer_id="0199e0f2-0000-7000-8000-000000000003",
+    user_id="0199e0f2-0000-7000-8000-000000000004",
+    clicked_at=1_790_000_000.25,
+    ip="192.0.2.1",
+    user_agent="Mozilla/5.0",
+    referer="https://example.com/",
+    verdict="human",
+)
+
+# What is on disk and on other machines already: a change here breaks their readers.
+CLICK_JSON = (
+    b'{"type":"click.v1"'
+    b',"click_id":"0199e0f2-0000-7000-8000-000000000001"'
+    b',"merchant_id":"0199e0f2-0000-7000-8000-000000000002"'
+    b',"offer_id":"0199e0f2-0000-7000-8000-000000000003"'
+    b',"user_id":"0199e0f2-0000-7000-8000-000000000004"'
+    b',"clicked_at":1790000000.25,"ip":"192.0.2.1","user_agent":"Mozilla/5.0"'
+    b',"referer":"https://example.com/","verdict":"human"}'
+)
+
+
+def test_a_click_is_written_as_other_programs_know_it() -> None:
+    assert msgspec.json.encode(CLICK) == CLICK_JSON
+
+
+def test_a_written_click_is_read_back_whole() -> None:
+    assert msgspec.json.decode(CLICK_JSON, type=Click) == CLICK
+
+
+def test_a_field_added_by_a_newer_version_does_not_stop_an_older_one() -> None:
+    newer = CLICK_JSON.removesuffix(b"}") + b',"country":"IN"}'
+    assert msgspec.json.decode(newer, type=Click) == CLICK
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"click.v1", b"click.v2"),
+        (b'"verdict":"human"', b'"verdict":"martian"'),
+        (b'"ip":"192.0.2.1",', b""),
+        (b'"clicked_at":1790000000.25', b'"clicked_at":"yesterday"'),
+    ],
+    ids=["another version", "unknown verdict", "missing field", "wrong type"],
+)
+def test_what_is_not_a_click_is_refused(old: bytes, new: bytes) -> None:
+    assert old in CLICK_JSON
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(CLICK_JSON.replace(old, new), type=Click)
+
+
+def test_every_message_is_on_the_channel_it_names() -> None:
+    assert {"clicks": Click} == CHANNELS
+    for channel, message in CHANNELS.items():
+        assert issubclass(message, Message)
+        assert message.channel == channel
+
+
+def test_a_message_cannot_be_changed_once_said() -> None:
+    field = "verdict"
+    with pytest.raises(AttributeError):
+        setattr(CLICK, field, "bot")
+    assert CLICK.verdict == "human"
