@@ -50,9 +50,9 @@ _log = structlog.get_logger("couponflow.daemon")
 INVARIANTS: tuple[Invariant, ...] = (*redirect_audit.INVARIANTS, *clicks_audit.INVARIANTS)
 """What `couponflow audit` checks."""
 
-SWITCH_INTERVAL_SECONDS = 0.0005
-"""How long the event loop's thread may keep the interpreter from the redirector's thread; the
-default of 5 ms would be many times what a redirect takes."""
+SWITCH_INTERVAL_SECONDS = 0.001
+"""How long the event loop's thread may keep the interpreter from the redirector's thread. Longer
+than a slice of work (see `breathe`), so that switching by force stays the exception."""
 WAIT_FOR_DATABASE_SECONDS = 60.0
 
 

@@ -23,7 +23,9 @@ _UUID_IN_SOME_FORM = re.compile(
 # Line breaks and tabs are harmless in a title; the rest cannot be shown or stored.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _PERCENT = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,2})?")
-_EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+")
+# Lone surrogates are bytes that were not UTF-8; the database is asked about addresses as text.
+_EMAIL_PART = r"[^@\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+_EMAIL = re.compile(f"{_EMAIL_PART}@{_EMAIL_PART}")
 _MOBILE = re.compile(r"\+?[0-9]{7,15}")
 _MOBILE_PUNCTUATION = str.maketrans("", "", " -.()")
 _BOOLEANS = {

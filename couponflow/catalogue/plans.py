@@ -19,6 +19,7 @@ from couponflow.catalogue.rows import (
     parse_user,
 )
 from couponflow.catalogue.store import (
+    EmailOwner,
     Kind,
     read_email_owners,
     read_merchant_ids,
@@ -62,12 +63,12 @@ class Plan(Protocol[R]):
         """Make a row of fields in the order of `columns`, adding what is wrong to `problems`."""
         ...
 
-    async def check(self, connection: Connection, candidates: Iterable[Candidate[R]]) -> None:
+    async def check(self, connection: Connection, candidates: Sequence[Candidate[R]]) -> None:
         """Add the problems that only the database knows of."""
         ...
 
     def unique_values(self, row: R) -> tuple[str, ...]:
-        """What the row has in `unique_columns`; empty for nothing."""
+        """What the row, once checked, has in `unique_columns`; empty for nothing."""
         ...
 
     async def stage(self, connection: Connection, rows: Iterable[R]) -> None:
@@ -91,7 +92,7 @@ class MerchantsPlan:
         return parse_merchant(fields, self.new_id(), problems)
 
     async def check(
-        self, connection: Connection, candidates: Iterable[Candidate[MerchantRow]]
+        self, connection: Connection, candidates: Sequence[Candidate[MerchantRow]]
     ) -> None:
         pass
 
@@ -122,7 +123,7 @@ class OffersPlan:
         return row
 
     async def check(
-        self, connection: Connection, candidates: Iterable[Candidate[OfferRow]]
+        self, connection: Connection, candidates: Sequence[Candidate[OfferRow]]
     ) -> None:
         pass
 
@@ -150,6 +151,7 @@ class UsersPlan:
     kind: Kind = "users"
     columns: tuple[str, ...] = USER_COLUMNS
     unique_columns: tuple[str, ...] = ("user_uuid", "email")
+    _owners: dict[str, EmailOwner] = field(default_factory=dict)
 
     async def prepare(self, connection: Connection) -> None:
         pass
@@ -157,18 +159,18 @@ class UsersPlan:
     def parse(self, fields: Sequence[str], problems: list[str]) -> UserRow:
         return parse_user(fields, problems)
 
-    async def check(self, connection: Connection, candidates: Iterable[Candidate[UserRow]]) -> None:
+    async def check(self, connection: Connection, candidates: Sequence[Candidate[UserRow]]) -> None:
         """An address counts as taken until the user who has it has lost it in the database."""
-        with_email = [candidate for candidate in candidates if candidate.row.email]
-        emails = [email for candidate in with_email if (email := candidate.row.email)]
-        owners = await read_email_owners(connection, emails)
-        for candidate in with_email:
-            owner = owners.get(candidate.row.email or "")
-            if owner is not None and owner != candidate.row.user_id:
-                candidate.problems.append(f"email belongs to another user, {owner}")
+        emails = [email for candidate in candidates if (email := candidate.row.email)]
+        self._owners.clear()
+        self._owners.update(await read_email_owners(connection, emails))
+        for candidate in candidates:
+            owner = self._owners.get(candidate.row.email or "")
+            if owner and owner.user_id and owner.user_id != candidate.row.user_id:
+                candidate.problems.append(f"email belongs to another user, {owner.user_id}")
 
     def unique_values(self, row: UserRow) -> tuple[str, ...]:
-        return (row.user_id, (row.email or "").lower())
+        return (row.user_id, self._owners[row.email].folded if row.email else "")
 
     async def stage(self, connection: Connection, rows: Iterable[UserRow]) -> None:
         await stage_users(connection, rows)

@@ -16,6 +16,14 @@ Kind: TypeAlias = Literal["merchants", "offers", "users"]
 """What can be imported; also the name of its table."""
 
 
+class EmailOwner(msgspec.Struct, frozen=True, gc=False):
+    """Who has an e-mail address."""
+
+    folded: str
+    """The address as the database compares it, which is not always as Python would."""
+    user_id: str | None
+
+
 class Written(msgspec.Struct, frozen=True):
     """How many rows an upsert inserted and changed; rows that are the same it leaves alone."""
 
@@ -85,10 +93,10 @@ async def read_merchant_ids(connection: Connection) -> dict[str, str]:
     return {slug: merchant_id async for slug, merchant_id in cursor}
 
 
-async def read_email_owners(connection: Connection, emails: Sequence[str]) -> dict[str, str]:
-    """The id of the user each of these addresses belongs to, whatever its case."""
+async def read_email_owners(connection: Connection, emails: Sequence[str]) -> dict[str, EmailOwner]:
+    """Who has each of these addresses, whatever its case."""
     cursor = await connection.execute(_queries["email_owners"], {"emails": emails})
-    return {email: user_id async for email, user_id in cursor}
+    return {email: EmailOwner(folded, user_id) async for email, folded, user_id in cursor}
 
 
 async def load_sample(database: Database, sandbox_url: str) -> None:

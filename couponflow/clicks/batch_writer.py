@@ -1,6 +1,6 @@
 """One batch of clicks into the database, whatever is in it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import psycopg
@@ -12,7 +12,7 @@ from couponflow.clicks.partitions import Partitions
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database
 from couponflow.kernel.dead_letters import DeadLetter, bury
-from couponflow.kernel.identifiers import Uuid7Generator
+from couponflow.kernel.identifiers import Uuid7Generator, is_canonical_uuid
 from couponflow.messages import Click
 
 _log = structlog.get_logger("couponflow.clicks")
@@ -51,25 +51,32 @@ class BatchWriter:
     async def _sort(self, clicks: Sequence[Click]) -> tuple[list[Click], list[tuple[Click, str]]]:
         """Tell clicks that belong to an offer from those that do not."""
         wanted = {click.offer_id for click in clicks}
-        try:
-            async with self._database.connection() as connection:
-                merchants = await store.known_offers(connection, wanted)
-        except psycopg.DataError:
-            # An offer id that is no UUID hides which click it is on: let the insert find it.
-            merchants = {click.offer_id: click.merchant_id for click in clicks}
+        async with self._database.connection() as connection:
+            # One id that is no UUID would spoil the question about all the others.
+            merchants = await store.known_offers(connection, filter(is_canonical_uuid, wanted))
+        if merchants.items() == {(click.offer_id, click.merchant_id) for click in clicks} and (
+            self._partitions.are_plausible(click.clicked_at for click in clicks)
+        ):
+            return list(clicks), []
         good: list[Click] = []
         strays: list[tuple[Click, str]] = []
         for click in clicks:
-            merchant_id = merchants.get(click.offer_id)
-            if merchant_id is None:
-                strays.append((click, f"offer {click.offer_id} does not exist"))
-            elif merchant_id != click.merchant_id:
-                strays.append((click, f"offer {click.offer_id} is of merchant {merchant_id}"))
-            elif not self._partitions.is_plausible(click.clicked_at):
-                strays.append((click, f"clicked_at {click.clicked_at} is not plausible"))
+            reason = self._why_stray(click, merchants)
+            if reason:
+                strays.append((click, reason))
             else:
                 good.append(click)
         return good, strays
+
+    def _why_stray(self, click: Click, merchants: Mapping[str, str]) -> str:
+        merchant_id = merchants.get(click.offer_id)
+        if merchant_id is None:
+            return f"offer {click.offer_id} does not exist"
+        if merchant_id != click.merchant_id:
+            return f"offer {click.offer_id} is of merchant {merchant_id}"
+        if not self._partitions.are_plausible((click.clicked_at,)):
+            return f"clicked_at {click.clicked_at} is not plausible"
+        return ""
 
     async def _store(self, clicks: Sequence[Click], attempt: int) -> None:
         """Insert a batch; if one click in it cannot be stored, close in on it by halves."""

@@ -9,6 +9,7 @@ from couponflow.clicks import store
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database
 
+SECONDS_A_DAY = 86_400
 OLDEST_DAYS = 400
 """A journal replayed after this long is not a click but a mistake."""
 
@@ -22,10 +23,12 @@ class Partitions:
         self._ahead_days = ahead_days
         self._known: set[date] = set()
 
-    def is_plausible(self, clicked_at: float) -> bool:
-        """Whether a click can have happened then, so that a day may be made for it."""
+    def are_plausible(self, moments: Iterable[float]) -> bool:
+        """Whether clicks can have happened then, so that days may be made for them."""
         now = self._clock.now()
-        return now - OLDEST_DAYS * 86_400 <= clicked_at <= now + self._ahead_days * 86_400
+        oldest = now - OLDEST_DAYS * SECONDS_A_DAY
+        latest = now + self._ahead_days * SECONDS_A_DAY
+        return all(oldest <= moment <= latest for moment in moments)
 
     async def make_ahead(self) -> None:
         """Make partitions for today and the days to come; cheap when they are there."""
@@ -34,7 +37,7 @@ class Partitions:
 
     async def make_for(self, clicked_at: Iterable[float]) -> None:
         """Make the partitions these moments fall into."""
-        days = {int(moment // 86_400) for moment in clicked_at}
+        days = {int(moment // SECONDS_A_DAY) for moment in clicked_at}
         await self.make(date(1970, 1, 1) + timedelta(days=day) for day in days)
 
     async def make(self, days: Iterable[date]) -> None:

@@ -3,16 +3,20 @@
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
-import anyio
 import psycopg
 from psycopg import sql
 
+from couponflow.kernel.breathing import breathe
 from couponflow.kernel.database import load_queries
 from couponflow.messages import Click
 
 _queries = load_queries("clicks")
-_ROWS_BETWEEN_CHECKPOINTS = 250
-"""About half a millisecond of Python: how long the event loop is kept from others."""
+_ROWS_A_SLICE = 200
+"""About a third of a millisecond of Python: then the interpreter is left to the redirector."""
+_TABS_A_ROW = 8
+_IP_PLACE = 5
+_NULL = r"\N"
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 async def known_offers(
@@ -34,10 +38,9 @@ async def insert_clicks(connection: psycopg.AsyncConnection, clicks: Sequence[Cl
         connection.cursor() as cursor,
         cursor.copy(_queries["copy_to_staging"]) as copy,
     ):
-        for number, click in enumerate(clicks, 1):
-            await copy.write_row(_row(click))
-            if not number % _ROWS_BETWEEN_CHECKPOINTS:
-                await anyio.lowlevel.checkpoint()
+        for start in range(0, len(clicks), _ROWS_A_SLICE):
+            await copy.write("".join(map(_row, clicks[start : start + _ROWS_A_SLICE])))
+            await breathe()
     counted = await connection.execute(_queries["take_from_staging"])
     row = await counted.fetchone()
     if row is None:
@@ -45,18 +48,40 @@ async def insert_clicks(connection: psycopg.AsyncConnection, clicks: Sequence[Cl
     return int(row[0])
 
 
-def _row(click: Click) -> tuple[str | None, ...]:
-    return (
+def _row(click: Click) -> str:
+    """A row in COPY's text format; psycopg's `write_row` takes four times as long."""
+    row = (
+        f"{click.click_id}\t{click.merchant_id}\t{click.offer_id}\t{click.user_id}\t"
+        f"{click.clicked_at}\t{click.ip}\t{click.user_agent}\t{click.referer}\t"
+        f"{click.verdict}\n"
+    )
+    if (
+        not click.ip
+        or "\\" in row
+        or "\r" in row
+        or row.count("\t") != _TABS_A_ROW
+        or row.count("\n") != 1
+    ):
+        return _escaped_row(click)
+    return row
+
+
+def _escaped_row(click: Click) -> str:
+    """The same for a click without address, or with characters that mean something to COPY."""
+    fields = (
         click.click_id,
         click.merchant_id,
         click.offer_id,
         click.user_id,
-        datetime.fromtimestamp(click.clicked_at, UTC).isoformat(),
-        click.ip or None,
+        str(click.clicked_at),
+        click.ip,
         click.user_agent,
         click.referer,
         click.verdict,
     )
+    escaped = [field.translate(_ESCAPES) for field in fields]
+    escaped[_IP_PLACE] = escaped[_IP_PLACE] or _NULL
+    return "\t".join(escaped) + "\n"
 
 
 async def partition_days(connection: psycopg.AsyncConnection) -> set[date]:

@@ -29,7 +29,7 @@ def queue_stats_command(config: Path | None, *, as_json: bool) -> None:
     except (httpx2.HTTPError, msgspec.DecodeError) as error:
         fail(
             f"no daemon answers on {url} ({error or type(error).__name__}). Channels in memory "
-            "live in the daemon: start it with `couponflow run`, or set [ops] bind to where it listens."
+            "live in the daemon: start it with `couponflow run`, or set [ops] bind to where it is."
         )
     if as_json:
         print_json({"channels": channels})

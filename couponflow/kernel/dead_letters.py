@@ -31,10 +31,10 @@ async def bury(connection: psycopg.AsyncConnection, letters: Sequence[DeadLetter
                 {
                     "id": letter.id,
                     "channel": letter.channel,
-                    "message_id": letter.message_id,
-                    # jsonb holds no NUL, and a NUL is a likely reason for being here.
+                    # PostgreSQL holds no NUL, and a NUL is a likely reason for being here.
+                    "message_id": letter.message_id.replace("\0", "\ufffd"),
                     "message": letter.message.decode().replace("\\u0000", "\\ufffd"),
-                    "reason": letter.reason,
+                    "reason": letter.reason.replace("\0", "\ufffd"),
                     "attempts": letter.attempts,
                 }
                 for letter in letters

@@ -8,7 +8,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from starlette.types import ASGIApp
 
-from couponflow.kernel.http import Listener, unavailable, wait_until_accepting
+from couponflow.kernel.http import Listener, PortUnavailable, unavailable, wait_until_accepting
 
 
 async def serve_granian(
@@ -52,15 +52,16 @@ async def run_until_stopping(
 ) -> None:
     """Run a granian server; whatever ends it, its Rust side is told to stop."""
     finished = anyio.Event()
+    failure: PortUnavailable | None = None
 
     async def run_server() -> None:
+        nonlocal failure
         with anyio.CancelScope(shield=True) as guard:
             tasks.start_soon(watch, guard)
             try:
                 await serve()
             except RuntimeError as error:
-                # granian puts a Rust backtrace behind the first line.
-                raise unavailable(listener, error) from None
+                failure = unavailable(listener, error)
         finished.set()
 
     async def watch(guard: anyio.CancelScope) -> None:
@@ -77,3 +78,7 @@ async def run_until_stopping(
         tasks.start_soon(run_server)
         await finished.wait()
         tasks.cancel_scope.cancel()
+    if failure is not None:
+        # Raised here, where no task group makes a group of it; and without its cause, because
+        # granian puts a Rust backtrace into the text.
+        raise failure

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from granian.constants import Interfaces
 from granian.server.embed import AsyncWorker
 
-from couponflow.kernel.http import Listener
+from couponflow.kernel.http import Listener, PortUnavailable
 from couponflow.kernel.http_granian import granian_server, run_until_stopping
 
 # Its type stubs describe another version; this module is the one place that sees it untyped.
@@ -91,10 +91,19 @@ async def serve_fast(
 ) -> None:
     """Serve a fast handler; starts, stops and raises as `couponflow.kernel.http.serve` does."""
     server = granian_server(_unused_target, listener, Interfaces.RSGI)
+    failure: PortUnavailable | None = None
     async with anyio.create_task_group() as later:
         spawn = AsyncWorker.wrap_target(partial(_spawn_worker, handler, later))
         serve = partial(server.serve, spawn)
-        await run_until_stopping(server, serve, listener, stopping, started, grace_seconds)
+        try:
+            await run_until_stopping(server, serve, listener, stopping, started, grace_seconds)
+        except PortUnavailable as error:
+            # Raised only outside of the task group, which would make a group of it.
+            failure = error
+        # The grace is over for answers that are still being worked on.
+        later.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _unused_target(scope: RsgiScope, protocol: RsgiProtocol) -> None:

@@ -110,7 +110,6 @@ class _Actor:
         self.stopping = anyio.Event()
         self.stopped = anyio.Event()
         self.scope = anyio.CancelScope()
-        self.state = State.STARTING
         self.restarts = 0
         self.last_error = ""
         self._failures_in_a_row = 0
@@ -119,6 +118,8 @@ class _Actor:
         self._randomness = randomness
         self._policy = restarts
         self._waits = self._fresh_waits()
+        # From the first instant: what has not started must not count as ready.
+        self._show_down(State.STARTING, "starting")
 
     def _fresh_waits(self) -> Iterator[float]:
         policy = self._policy
@@ -126,7 +127,6 @@ class _Actor:
 
     async def supervise(self) -> None:
         """Run the role again and again until it has been asked to stop and has done so."""
-        self._show_down(State.STARTING, "starting")
         try:
             with self.scope:
                 while not self.stopping.is_set():

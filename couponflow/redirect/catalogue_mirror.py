@@ -1,7 +1,10 @@
 """Keeps the offers in memory equal to the catalogue in PostgreSQL."""
 
+import gc
 import random
 from collections.abc import Callable
+from string import punctuation
+from urllib.parse import quote
 
 import anyio
 import structlog
@@ -11,11 +14,14 @@ from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database, DatabaseAway
 from couponflow.kernel.health import HealthBoard
 from couponflow.links.tracking_template import TemplateInvalid, TrackingTemplate, parse_template
+from couponflow.links.web_url import url_problem
 from couponflow.redirect import store
 from couponflow.redirect.offers import MerchantEntry, OfferEntry, OfferTable
 
 CHECK = "catalogue"
 NOTIFICATION = "couponflow_catalogue"
+_KEPT = punctuation
+"""What is not to be encoded again, `%` included."""
 _log = structlog.get_logger("couponflow.redirect")
 
 
@@ -88,6 +94,9 @@ class CatalogueMirror:
                 del self._offers[gone]
         if self._since is None:
             _log.info("catalogue loaded", offers=len(self._offers), merchants=len(self._merchants))
+            # A million offers that stay: the garbage collector need not walk over them.
+            gc.collect()
+            gc.freeze()
         self._since = horizon
         self._synced_at = self._clock.monotonic()
         self._problem = ""
@@ -112,10 +121,21 @@ class CatalogueMirror:
 
 
 def _compile(row: store.MerchantRow) -> tuple[MerchantEntry, TrackingTemplate | None]:
-    merchant = MerchantEntry(row.merchant_id, row.slug, row.name, row.fallback_url)
+    merchant = MerchantEntry(row.merchant_id, row.slug, row.name, _fallback_of(row))
     try:
         return merchant, parse_template(row.tracking_template)
     except TemplateInvalid as error:
         # Imports refuse such a template; somebody wrote it with SQL.
         _log.error("offers left out: bad tracking template", merchant=row.slug, error=str(error))
         return merchant, None
+
+
+def _fallback_of(row: store.MerchantRow) -> str | None:
+    """The fallback page as it may stand in a header, where granian drops what is not ASCII."""
+    if row.fallback_url is None:
+        return None
+    problem = url_problem(row.fallback_url)
+    if problem is not None:
+        _log.error("fallback page left out: it " + problem, merchant=row.slug)
+        return None
+    return quote(row.fallback_url, safe=_KEPT)

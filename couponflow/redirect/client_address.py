@@ -33,7 +33,7 @@ class ClientAddress:
         """The client's address, without port; `peer` is `ip:port` or `[ip]:port`."""
         address = peer.rpartition(":")[0]
         if address.startswith("["):
-            address = address[1:-1]
+            address = _parse(address) or address[1:-1]
         if not self._trusted or not self._is_trusted(address):
             return address
         hops = [
@@ -58,13 +58,19 @@ class ClientAddress:
 
 @lru_cache(maxsize=4096)
 def _parse(hop: str) -> str | None:
-    """The canonical address in one entry of the list, which some proxies write with a port."""
+    """The canonical address in one entry of the list, which some proxies write with a port.
+
+    An IPv4 address within IPv6, as a socket for both shows it, is the IPv4 address. A scope
+    (`fe80::1%eth0`) is left out: it means something to the machine that wrote it only.
+    """
     host = hop
     if hop.startswith("["):
         host = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:
         host = hop.partition(":")[0]
     try:
-        return str(ipaddress.ip_address(host))
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

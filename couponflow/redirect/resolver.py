@@ -115,7 +115,10 @@ class Resolver:
         _, _, slug, offer_id, user_id = pieces
         offer = self._offers.get(offer_id)
         if offer is None or not is_canonical_uuid(user_id):
-            return self._resolve_unusual(method, path, peer, headers, pieces)
+            found = self._look_closer(path, slug, offer_id, user_id)
+            if isinstance(found, Refusal):
+                return found
+            offer, offer_id, user_id = found
         now = self._now()
         if offer.merchant.slug != slug or not offer.starts_at <= now < offer.ends_at:
             return _refuse(offer, slug, now)
@@ -134,19 +137,18 @@ class Resolver:
         )
         return Redirect(click.click_id.join(offer.parts), click)
 
-    def _resolve_unusual(
-        self, method: str, path: str, peer: str, headers: Headers, pieces: list[str]
-    ) -> Resolution:
+    def _look_closer(
+        self, path: str, slug: str, offer_id: str, user_id: str
+    ) -> tuple[OfferEntry, str, str] | Refusal:
         """Sort out ids in capitals, malformed ids and unknown offers."""
         if len(path) > MAX_PATH_CHARACTERS:
             return _TOO_LONG
-        _, _, slug, offer_id, user_id = pieces
         if not slug or not _LOOSE_UUID(offer_id) or not _LOOSE_UUID(user_id):
             return _MALFORMED
-        lowered = f"/out/{slug}/{offer_id.lower()}/{user_id.lower()}"
-        if lowered != path:
-            return self.resolve(method, lowered, peer, headers)
-        return _UNKNOWN if self.catalogue_complete else _LOADING
+        offer = self._offers.get(offer_id.lower())
+        if offer is None:
+            return _UNKNOWN if self.catalogue_complete else _LOADING
+        return offer, offer_id.lower(), user_id.lower()
 
 
 def _refuse(offer: OfferEntry, slug: str, now: float) -> Resolution:

@@ -18,10 +18,10 @@ select pg_try_advisory_xact_lock(hashtextextended('couponflow import ' || %(kind
 select slug, id::text from merchants;
 
 -- name: email_owners
--- For each of these addresses that is taken, the user it belongs to.
-select given.email, users.id::text
+-- Each of these addresses as the unique index sees it, and the user it belongs to, if any.
+select given.email, lower(given.email), users.id::text
 from unnest(%(emails)s::text[]) as given (email)
-join users on lower(users.email) = lower(given.email);
+left join users on lower(users.email) = lower(given.email);
 
 -- name: stage_merchants
 -- Merchants of a file that are all right by themselves.

@@ -9,7 +9,7 @@ create temporary table if not exists click_staging (
     merchant_id       uuid not null,
     offer_id          uuid not null,
     user_id           uuid not null,
-    clicked_at        timestamptz not null,
+    clicked_at        double precision not null,
     ip                inet,
     user_agent        text not null,
     referer           text not null,
@@ -24,7 +24,9 @@ copy click_staging from stdin;
 -- The order by keeps two writers from locking each other's counters crosswise.
 with taken as (
     insert into affiliate_clicks
-    select * from click_staging
+    select external_click_id, merchant_id, offer_id, user_id, to_timestamp(clicked_at), ip,
+           user_agent, referer, verdict
+    from click_staging
     on conflict do nothing
     returning merchant_id, clicked_at, verdict
 ), by_minute as (

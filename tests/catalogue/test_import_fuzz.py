@@ -13,7 +13,7 @@ HEADERS: dict[Kind, bytes] = {
 }
 # One database serves all examples of a test: what earlier ones left is as good as anything.
 relaxed = settings(
-    max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 # Pieces that are, or nearly are, right in some column, so that many rows come through the checks.

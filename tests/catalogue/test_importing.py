@@ -182,6 +182,18 @@ async def test_an_email_of_another_user_is_rejected_whatever_its_case(filled: Im
     assert await filled.tables() == before
 
 
+async def test_an_email_of_bytes_that_are_not_utf8_is_rejected(filled: Importer) -> None:
+    content = with_rows(USERS, f"{USER_B},?@example.in,,").encode().replace(b"?", b"\xff")
+    assert counts(await filled("users", content)) == (1, 0, 0, 0, 1)
+    assert filled.rejected() == [
+        RejectedRow(
+            2,
+            "line holds the byte 0xff, which is not UTF-8: save the file as UTF-8; "
+            r"email '\udcff@example.in' is not an e-mail address",
+        )
+    ]
+
+
 async def test_lines_are_counted_as_in_the_file(filled: Importer) -> None:
     content = with_rows(
         OFFERS,

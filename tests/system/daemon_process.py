@@ -1,0 +1,351 @@
+"""The real daemon as a child process, handled as an operator would."""
+
+import contextlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import anyio
+import msgspec
+import psycopg
+from anyio.abc import Process
+
+from couponflow.kernel.postgres_socket import running_server, url_of
+from tests.system.raw_http import Answer, get, is_free
+
+READY_SECONDS = 40.0
+EXIT_SECONDS = 40.0
+COMMAND_SECONDS = 40.0
+SETTLE_SECONDS = 40.0
+POLL_SECONDS = 0.02
+_STDERR_SHOWN = 6000
+
+# Below the range that systems give to outgoing connections, so that no client of a daemon that is
+# down gets its port; a stretch for each test process.
+_ports = itertools.count(10_000 + os.getpid() % 140 * 150)
+
+
+class HealthCheck(msgspec.Struct):
+    ok: bool
+    detail: str
+
+
+class Readiness(msgspec.Struct):
+    """What /ready answers."""
+
+    status: str
+    checks: dict[str, HealthCheck]
+
+    @property
+    def failing(self) -> set[str]:
+        return {name for name, check in self.checks.items() if not check.ok}
+
+
+class StatsTop(msgspec.Struct):
+    merchant: str
+    clicks: int
+
+
+class StatsHour(msgspec.Struct):
+    hour: str
+    clicks: int
+
+
+class Stats(msgspec.Struct):
+    """What /stats answers."""
+
+    total: int
+    last_hour: int
+    by_hour: list[StatsHour]
+    by_verdict: dict[str, int]
+    top_offers: list[StatsTop]
+    top_merchants: list[StatsTop]
+    stale: bool = False
+
+
+class AuditFinding(msgspec.Struct):
+    name: str
+    ok: bool
+    offenders: list[dict[str, str]]
+
+
+class AuditReport(msgspec.Struct):
+    """What `couponflow audit --json` prints."""
+
+    ok: bool
+    findings: list[AuditFinding]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended, and how long after it was told to."""
+
+    code: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    code: int
+    out: str
+    err: str
+
+
+class DaemonProcess:
+    """`couponflow run` on ports and a folder of its own; starts as often as it is told to."""
+
+    def __init__(
+        self,
+        var: Path,
+        *,
+        roles: str = "all",
+        demo: bool = True,
+        traffic: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.var = var
+        self.redirect_port, self.ops_port, sandbox_port = (_next_port() for _ in range(3))
+        self._arguments = ["run", f"--roles={roles}"]
+        self._arguments += ["--demo"] * demo + ["--traffic"] * traffic
+        self.environment = {
+            "COUPONFLOW_VAR_DIR": str(var),
+            "COUPONFLOW_REDIRECT_BIND": f"127.0.0.1:{self.redirect_port}",
+            "COUPONFLOW_REDIRECT_RATE_LIMIT_PER_MINUTE": "0",
+            "COUPONFLOW_OPS_BIND": f"127.0.0.1:{self.ops_port}",
+            "COUPONFLOW_SANDBOX_BIND": f"127.0.0.1:{sandbox_port}",
+            **(environment or {}),
+        }
+        self._process: Process | None = None
+        self._stderr_path = var.with_name(f"{var.name}.stderr")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.kill()
+            await self.embedded_postgres_ended()
+
+    @property
+    def redirect_url(self) -> str:
+        return f"http://127.0.0.1:{self.redirect_port}"
+
+    @property
+    def ops_url(self) -> str:
+        return f"http://127.0.0.1:{self.ops_port}"
+
+    @property
+    def database_url(self) -> str:
+        """Of the configured PostgreSQL, or of the embedded one, which must be up then."""
+        configured = self.environment.get("DATABASE_URL")
+        if configured:
+            return configured
+        running = running_server(self.var / "postgres")
+        assert running is not None, "the embedded PostgreSQL is not up"
+        return url_of(running.sockets)
+
+    @property
+    def stderr(self) -> str:
+        """All that it has logged since the first start."""
+        return self._stderr_path.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Start it, and return when /ready answers 200."""
+        await self.launch()
+        await self.ready()
+
+    async def launch(self) -> None:
+        """Start it, and do not wait."""
+        assert not self.running
+        self.var.parent.mkdir(parents=True, exist_ok=True)
+        with self._stderr_path.open("ab") as stderr:
+            self._process = await anyio.open_process(
+                [sys.executable, "-m", "couponflow", *self._arguments],
+                stdin=None,
+                stdout=stderr,
+                stderr=stderr,
+                cwd=self.var.parent,
+                env=_clean_environment(self.environment),
+                start_new_session=True,
+            )
+
+    async def ready(self) -> None:
+        """Return when /ready of the redirect port answers 200."""
+        with self._shown_on_failure(READY_SECONDS):
+            while True:
+                assert self.running, "it has exited"
+                with contextlib.suppress(OSError):
+                    answer = await get(self.redirect_port, "/ready")
+                    if answer.status == 200:
+                        return
+                await anyio.sleep(POLL_SECONDS)
+
+    async def kill(self) -> None:
+        """kill -9, unless it has ended by itself."""
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await process.aclose()
+
+    async def embedded_postgres_ended(self) -> None:
+        """Return when the embedded PostgreSQL, if there is one, has followed a killed daemon."""
+        with self._shown_on_failure(EXIT_SECONDS):
+            while running_server(self.var / "postgres") is not None:
+                await anyio.sleep(POLL_SECONDS)
+
+    async def restart(self) -> None:
+        """kill -9, and start again on the same folder."""
+        await self.kill()
+        await self.start()
+
+    async def terminate(self) -> Ended:
+        """SIGTERM, and wait for the end."""
+        self.send_signal(signal.SIGTERM)
+        return await self.ended()
+
+    def send_signal(self, number: signal.Signals, *, to_group: bool = False) -> None:
+        """Send a signal to the daemon, or as Ctrl-C does, to its whole process group."""
+        assert self._process is not None
+        if to_group:
+            os.killpg(self._process.pid, number)
+        else:
+            self._process.send_signal(number)
+
+    async def ended(self) -> Ended:
+        """Wait for the end, without doing anything for it."""
+        assert self._process is not None
+        begun_at = anyio.current_time()
+        with self._shown_on_failure(EXIT_SECONDS):
+            code = await self._process.wait()
+        return Ended(code, anyio.current_time() - begun_at)
+
+    async def says(self, text: str) -> None:
+        """Return once its log holds `text`."""
+        with self._shown_on_failure(SETTLE_SECONDS):
+            while text not in self.stderr:
+                assert self.running, "it has exited"
+                await anyio.sleep(POLL_SECONDS)
+
+    async def get(
+        self, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
+    ) -> Answer:
+        """Ask on the redirect port."""
+        return await get(self.redirect_port, path, headers, method=method)
+
+    async def readiness(self, *, ops: bool = True) -> Readiness:
+        answer = await get(self.ops_port if ops else self.redirect_port, "/ready")
+        return msgspec.json.decode(answer.body, type=Readiness)
+
+    async def metrics(self) -> dict[str, float]:
+        """Every sample by its name and labels, as in `couponflow_role_up{role="clicks"}`."""
+        answer = await get(self.ops_port, "/metrics")
+        assert answer.status == 200, answer
+        samples = (
+            line.rpartition(" ")
+            for line in answer.body.decode().splitlines()
+            if not line.startswith("#")
+        )
+        return {name: float(value) for name, _, value in samples}
+
+    async def stats(self) -> Stats:
+        answer = await self.get("/stats")
+        assert answer.status == 200, answer
+        return msgspec.json.decode(answer.body, type=Stats)
+
+    async def command(self, *arguments: str) -> CommandResult:
+        """Run `couponflow` with these arguments in the daemon's environment."""
+        with anyio.fail_after(COMMAND_SECONDS):
+            done = await anyio.run_process(
+                [sys.executable, "-m", "couponflow", *arguments],
+                check=False,
+                cwd=self.var.parent,
+                env=_clean_environment(self.environment),
+            )
+        return CommandResult(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    async def audit(self) -> None:
+        """Fail unless every invariant holds; the daemon may be up or down."""
+        result = await self.command("audit", "--json")
+        assert result.out, result.err
+        report = msgspec.json.decode(result.out, type=AuditReport)
+        assert report.findings
+        assert [finding for finding in report.findings if not finding.ok] == []
+        assert (report.ok, result.code) == (True, 0)
+
+    async def rows(self, query: str) -> Sequence[tuple[object, ...]]:
+        """What a query gives, straight from PostgreSQL."""
+        connecting = psycopg.AsyncConnection.connect(self.database_url, autocommit=True)
+        async with await connecting as connection:
+            cursor = await connection.execute(query.encode())
+            return await cursor.fetchall() if cursor.description else []
+
+    async def stored(self, click_ids: Sequence[str]) -> None:
+        """Return once each of these clicks is a row, exactly one; fails if that does not happen."""
+        missing = set(click_ids)
+        with self._shown_on_failure(SETTLE_SECONDS):
+            while missing:
+                missing -= set(await self.stored_click_ids())
+                if missing:
+                    await anyio.sleep(POLL_SECONDS)
+        rows = await self.stored_click_ids()
+        assert len(rows) == len(set(rows))
+        assert len(click_ids) == len(set(click_ids))
+
+    async def stored_click_ids(self) -> list[str]:
+        rows = await self.rows("select external_click_id::text from affiliate_clicks")
+        return [str(row[0]) for row in rows]
+
+    async def settled(self) -> Stats:
+        """Wait until the journal and the channel are empty; return /stats, equal to the rows."""
+        with self._shown_on_failure(SETTLE_SECONDS):
+            while True:
+                metrics = await self.metrics()
+                depth = metrics['couponflow_queue_depth{channel="clicks"}']
+                if not metrics["couponflow_journal_backlog_bytes"] and not depth:
+                    break
+                await anyio.sleep(POLL_SECONDS)
+            while (stats := await self.stats()).total != await self.count_rows():
+                await anyio.sleep(POLL_SECONDS)
+        return stats
+
+    async def count_rows(self) -> int:
+        rows = await self.rows("select count(*) from affiliate_clicks")
+        return int(str(rows[0][0]))
+
+    @contextlib.contextmanager
+    def _shown_on_failure(self, seconds: float) -> Iterator[None]:
+        """Allow so many seconds; a failure shows the end of what the daemon has logged."""
+        try:
+            with anyio.fail_after(seconds):
+                yield
+        except (TimeoutError, AssertionError) as error:
+            raise AssertionError(
+                f"{error or 'too late'} after up to {seconds:g} s; the daemon's last words:\n"
+                f"{self.stderr[-_STDERR_SHOWN:]}"
+            ) from error
+
+
+def _next_port() -> int:
+    return next(port for port in _ports if is_free(port))
+
+
+def _clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with no setting of couponflow's in it but these."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("COUPONFLOW_") and name not in {"DATABASE_URL", "REDIS_URL"}
+    }
+    return {**inherited, **settings}

@@ -1,0 +1,122 @@
+"""PostgreSQL goes away and comes back: shoppers notice nothing, and nothing is lost."""
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from couponflow.kernel.postgres_socket import running_server
+from tests.postgres_server import PostgresServer
+from tests.system.daemon_process import DaemonProcess, Stats
+from tests.system.load import load, sample_paths
+
+OUTAGE_SECONDS = float(os.environ.get("COUPONFLOW_OUTAGE_SECONDS") or 3)
+HEAL_SECONDS = 15.0
+POLL_SECONDS = 0.02
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(90 + 2 * OUTAGE_SECONDS)]
+
+
+def on(postgres: PostgresServer) -> dict[str, str]:
+    """Settings of a daemon that soon notices when that server is away."""
+    return {"DATABASE_URL": postgres.url, "COUPONFLOW_DATABASE_CONNECT_TIMEOUT_SECONDS": "1"}
+
+
+async def readiness_names(daemon: DaemonProcess, failing: set[str]) -> None:
+    """Return once /ready of the operators' port names exactly these checks."""
+    with anyio.fail_after(HEAL_SECONDS):
+        while (await daemon.readiness()).failing != failing:
+            await anyio.sleep(POLL_SECONDS)
+
+
+async def all_is_well(daemon: DaemonProcess) -> Stats:
+    await readiness_names(daemon, set())
+    return await daemon.settled()
+
+
+async def test_shoppers_do_not_notice_an_outage_and_nothing_is_lost(
+    var: Path, stoppable_postgres: PostgresServer, randomness: random.Random
+) -> None:
+    async with DaemonProcess(var, environment=on(stoppable_postgres)) as daemon:
+        await daemon.start()
+        async with load(daemon.redirect_port, sample_paths(randomness)) as log:
+            await log.more(100)
+            await stoppable_postgres.stop()
+            went_at = anyio.current_time()
+            await log.more(100)
+            await readiness_names(daemon, {"database", "flush:clicks"})
+            assert (await daemon.readiness(ops=False)).status == "degraded"
+            await anyio.sleep(OUTAGE_SECONDS - (anyio.current_time() - went_at))
+            await log.more(100)
+            await stoppable_postgres.start()
+            await log.more(100)
+        assert log.failures == {}
+        await daemon.stored(log.click_ids)
+        assert (await all_is_well(daemon)).total >= len(log.click_ids)
+        await daemon.audit()
+
+
+async def test_statistics_are_stale_or_unavailable_during_an_outage_and_say_so(
+    var: Path, stoppable_postgres: PostgresServer
+) -> None:
+    async with DaemonProcess(var, environment=on(stoppable_postgres)) as daemon:
+        await daemon.start()
+        await stoppable_postgres.stop()
+        answer = await daemon.get("/stats")
+        assert (answer.status, answer.problem) == (503, "database-away")
+        assert int(answer.headers["retry-after"]) > 0
+        await stoppable_postgres.start()
+        await all_is_well(daemon)
+        assert not (await daemon.stats()).stale
+        await stoppable_postgres.stop()
+        with anyio.fail_after(HEAL_SECONDS):
+            while not (stale := await daemon.stats()).stale:
+                await anyio.sleep(POLL_SECONDS)
+        assert stale.total == 0
+        await stoppable_postgres.start()
+        await all_is_well(daemon)
+        assert not (await daemon.stats()).stale
+        await daemon.audit()
+
+
+async def test_a_daemon_killed_during_an_outage_waits_for_postgres_and_stores_everything(
+    var: Path, stoppable_postgres: PostgresServer, randomness: random.Random
+) -> None:
+    async with DaemonProcess(var, environment=on(stoppable_postgres)) as daemon:
+        await daemon.start()
+        async with load(daemon.redirect_port, sample_paths(randomness)) as log:
+            await log.more(100)
+            await stoppable_postgres.stop()
+            await log.more(500)
+            assert log.failures == {}
+            await daemon.kill()
+        await daemon.launch()
+        await daemon.says("waiting for PostgreSQL")
+        assert daemon.running
+        await stoppable_postgres.start()
+        await daemon.ready()
+        await daemon.stored(log.click_ids)
+        await all_is_well(daemon)
+        await daemon.audit()
+
+
+async def test_a_killed_embedded_postgres_is_started_again_and_nothing_is_lost(
+    var: Path, randomness: random.Random
+) -> None:
+    async with DaemonProcess(var) as daemon:
+        await daemon.start()
+        async with load(daemon.redirect_port, sample_paths(randomness)) as log:
+            await log.more(500)
+            killed = running_server(var / "postgres")
+            assert killed is not None
+            os.kill(killed.pid, signal.SIGKILL)
+            await log.more(500)
+            await daemon.says("postgres_restarted")
+            await log.more(100)
+        assert log.failures == {}
+        await daemon.stored(log.click_ids)
+        await all_is_well(daemon)
+        await daemon.audit()
