@@ -36,7 +36,7 @@ from couponflow.kernel.ops_role import DATABASE_CHECK, OpsParts, ops_role
 from couponflow.kernel.postgres import open_current_postgres
 from couponflow.kernel.role import Role, Stage
 from couponflow.kernel.shutdown import stop_on_signals
-from couponflow.kernel.supervisor import State, Supervisor
+from couponflow.kernel.supervisor import Supervisor
 from couponflow.kernel.telemetry import MetricSource, new_registry
 from couponflow.messages import Click
 from couponflow.redirect import audit as redirect_audit
@@ -54,6 +54,8 @@ SWITCH_INTERVAL_SECONDS = 0.001
 """How long the event loop's thread may keep the interpreter from the redirector's thread. Longer
 than a slice of work (see `breathe`), so that switching by force stays the exception."""
 WAIT_FOR_DATABASE_SECONDS = 60.0
+ROLES_SHARE_OF_DEADLINE = 0.8
+"""The rest of the shutdown's time is for closing what the roles stood on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ class _Daemon:
             health=self._health,
             clock=self._clock,
             randomness=random.Random(),  # noqa: S311 - spreads restarts
-            deadline_seconds=self._settings.shutdown.deadline,
+            deadline_seconds=self._settings.shutdown.deadline * ROLES_SHARE_OF_DEADLINE,
             between_stages=self._seal_channels,
         )
         self._role_metrics.supervisor = supervisor
@@ -246,8 +248,7 @@ class _Daemon:
     async def _announce(
         self, supervisor: Supervisor, on_running: Callable[[Running], None]
     ) -> None:
-        while any(status.state is not State.RUNNING for status in supervisor.states().values()):
-            await anyio.sleep(0.02)
+        await supervisor.all_running.wait()
         redirect, sandbox = self._listeners.get("redirect"), self._listeners.get("sandbox")
         running = Running(
             roles=tuple(role.name for role in self._roles),

@@ -38,6 +38,7 @@ class ChannelStatistics(msgspec.Struct, frozen=True):
     """A channel at one instant; the counts are since this process opened it."""
 
     capacity: int
+    """How many messages may wait and be in flight together."""
     depth: int
     """Messages waiting to be handed out."""
     in_flight: int
@@ -70,7 +71,8 @@ class Subscription(Protocol[M]):
         """Wait for at least one message, then up to `linger_seconds` more for `max_messages`.
 
         Oldest first. Returns an empty list only when the channel is sealed and nothing is left
-        for this process to do. Cancelling it takes nothing out of the channel.
+        for this process to do; what this consumer has not settled yet counts as left, so settle
+        before receiving again. Cancelling it takes nothing out of the channel.
         """
         ...
 
@@ -92,9 +94,10 @@ class Channel(Protocol[M]):
     async def publish(self, messages: Sequence[M]) -> Handover:
         """Put a batch on the channel, waiting while it is full.
 
-        All or nothing: a cancelled call has published none of the batch, or (where a server's
-        answer was lost) all of it, never a part. Raises `ValueError` for a batch larger than the
-        channel's capacity and `ChannelSealed` after `seal()`.
+        All or nothing: a cancelled call has published none of the batch, or (where the answer was
+        lost or the cancellation came too late) all of it, never a part. An empty batch is taken at
+        once. Raises `ValueError` for a batch larger than the channel's capacity, and
+        `ChannelSealed` after `seal()` and when `seal()` comes while it waits.
         """
         ...
 

@@ -104,8 +104,10 @@ class _Actor:
         clock: Clock,
         randomness: random.Random,
         restarts: Restarts,
+        on_started: Callable[[], None],
     ) -> None:
         self.role = role
+        self._on_started = on_started
         self.clock = clock
         self.stopping = anyio.Event()
         self.stopped = anyio.Event()
@@ -197,6 +199,7 @@ class _Actor:
             self.state = State.RUNNING
         history = f"restarted {self.restarts} times, last error {self.last_error}"
         self._health.report(self._check, True, history if self._failures_in_a_row else "")
+        self._on_started()
 
     def _show_down(self, state: State, detail: str) -> None:
         self.state = state
@@ -243,9 +246,22 @@ class Supervisor:
         self._between_stages = between_stages
         self._cancel_grace_seconds = cancel_grace_seconds
         self._actors = [
-            _Actor(role, health=health, clock=clock, randomness=randomness, restarts=restarts)
+            _Actor(
+                role,
+                health=health,
+                clock=clock,
+                randomness=randomness,
+                restarts=restarts,
+                on_started=self._look_whether_all_run,
+            )
             for role in roles
         ]
+        self.all_running = anyio.Event()
+        """Set once every role has started; stays set when one fails later."""
+
+    def _look_whether_all_run(self) -> None:
+        if all(actor.state is State.RUNNING for actor in self._actors):
+            self.all_running.set()
 
     def states(self) -> dict[str, RoleStatus]:
         """Every role as it is now, by name."""

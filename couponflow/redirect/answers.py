@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 def redirect_headers(resolution: Redirect | Detour) -> list[tuple[str, str]]:
     """The headers of a 302; its body is empty."""
-    return [("location", resolution.location), _NO_STORE, _REFERRER_POLICY, _NO_INDEX, _SERVER]
+    return [("location", resolution.location), _NO_STORE, _REFERRER_POLICY, _SERVER]
 
 
 def refusal_answer(refusal: Refusal, headers: Headers) -> Answer:

@@ -133,7 +133,7 @@ class Resolver:
             address,
             user_agent,
             _clean(headers.get("referer"), MAX_REFERER_CHARACTERS),
-            self._judge.judge(method, headers, user_agent, user_id + offer_id, monotonic),
+            self._judge.judge(method, headers, user_agent, path, monotonic),
         )
         return Redirect(click.click_id.join(offer.parts), click)
 

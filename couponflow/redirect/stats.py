@@ -2,7 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+import anyio
 import msgspec
+import psycopg
 
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database, DatabaseAway
@@ -47,21 +49,23 @@ class StatsReader:
         self._clock = clock
         self._last: Stats | None = None
         self._fresh_until = float("-inf")
+        self._one_at_a_time = anyio.Lock()
 
     async def read(self) -> Stats:
         """The figures; raises `DatabaseAway` when there are none to fall back on."""
-        started = self._clock.monotonic()
-        if self._last is not None and started < self._fresh_until:
+        async with self._one_at_a_time:
+            started = self._clock.monotonic()
+            if self._last is not None and started < self._fresh_until:
+                return self._last
+            try:
+                self._last = await self._query()
+            except (DatabaseAway, psycopg.errors.QueryCanceled) as error:
+                if self._last is None:
+                    raise DatabaseAway(str(error)) from error
+                self._last = msgspec.structs.replace(self._last, stale=True)
+            finished = self._clock.monotonic()
+            self._fresh_until = finished + max(FRESH_SECONDS, COST_FACTOR * (finished - started))
             return self._last
-        try:
-            self._last = await self._query()
-        except DatabaseAway:
-            if self._last is None:
-                raise
-            self._last = msgspec.structs.replace(self._last, stale=True)
-        finished = self._clock.monotonic()
-        self._fresh_until = finished + max(FRESH_SECONDS, COST_FACTOR * (finished - started) / 10)
-        return self._last
 
     async def _query(self) -> Stats:
         now = datetime.fromtimestamp(self._clock.now(), UTC)

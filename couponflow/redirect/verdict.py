@@ -28,7 +28,7 @@ class VerdictJudge:
     def judge(
         self, method: str, headers: Headers, user_agent: str, visit: str, now: float
     ) -> Verdict:
-        """`visit` names the user and the offer together; `now` is monotonic."""
+        """`visit` names the user and the offer together, such as the path; `now` is monotonic."""
         if method == "HEAD" or _is_prefetch(headers):
             return "prefetch"
         crawler = self._crawlers.get(user_agent)
