@@ -1,24 +1,26 @@
 """Importing a CSV file: bad rows are set aside with their reasons, good rows are taken.
 
 An import is one transaction: every good row of the file is written, or, if it is killed or the
-database goes away, none. Until that transaction ends, redirects and reports see the old rows.
+database goes away, none. Until it ends, redirects and reports see the old rows. The timeout of
+statements is lifted for it.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Generic, Literal, TypeVar, assert_never
+from typing import Literal, TypeVar, assert_never
 
 import anyio.lowlevel
 import msgspec
 import psycopg
 
 from couponflow.catalogue.columns import match_columns
-from couponflow.catalogue.csv_records import CsvRecord, read_records
+from couponflow.catalogue.csv_records import read_records
 from couponflow.catalogue.errors import ImportFailed, ImportRefused
-from couponflow.catalogue.plans import Candidate, MerchantsPlan, OffersPlan, Plan, UsersPlan
+from couponflow.catalogue.intake import Intake
+from couponflow.catalogue.plans import MerchantsPlan, OffersPlan, Plan, UsersPlan
 from couponflow.catalogue.rejects import RejectsWriter, open_rejects
 from couponflow.catalogue.store import (
     Kind,
@@ -79,7 +81,8 @@ async def import_file(
     """Import a CSV file with a header; `rejects` is replaced, or removed if no row is rejected.
 
     Raises `ImportRefused` if the file as a whole cannot be imported, `ImportFailed` if PostgreSQL
-    objects, `DatabaseAway` if it is gone; then nothing was changed, and importing again is safe.
+    objects: nothing was changed. Raises `DatabaseAway` if it is gone: nothing was changed, unless
+    it went in the commit itself. Importing the same file again is always safe.
     `progress` is called at most ten times a second, and at the end of each phase.
     """
     match kind:
@@ -111,7 +114,7 @@ async def _import(
         names = header.fields if header else ()
         with open_rejects(rejects, names) as rejected:
             reporter = _Reporter(progress, source, rejected, clock)
-            intake = _Intake(plan, select, len(names), rejected)
+            intake = Intake(plan, select, len(names), rejected)
             try:
                 async with database.transaction() as connection:
                     await _begin(connection, plan, dry_run)
@@ -119,6 +122,8 @@ async def _import(
                         await intake.take(connection, chunk)
                         reporter.report(intake.read)
                     reporter.end_phase("reading", intake.read)
+                    # A cancellation that has been asked for takes hold here, not in the commit.
+                    await anyio.lowlevel.checkpoint()
                     written = await (compare if dry_run else upsert)(connection, plan.kind)
                     # Before the commit: rows must not be imported while their rejects are lost.
                     rejects_file = rejected.finish()
@@ -136,7 +141,7 @@ def _words_of(error: psycopg.Error) -> str:
 
 
 def _report(
-    kind: Kind, dry_run: bool, intake: "_Intake[R]", written: Written, rejects: Path | None
+    kind: Kind, dry_run: bool, intake: Intake[R], written: Written, rejects: Path | None
 ) -> ImportReport:
     return ImportReport(
         kind=kind,
@@ -157,78 +162,6 @@ async def _begin(connection: Connection, plan: Plan[R], dry_run: bool) -> None:
         )
     await begin_staging(connection, plan.kind, dry_run=dry_run)
     await plan.prepare(connection)
-
-
-class _Intake(Generic[R]):
-    """Judges records and hands the good ones on."""
-
-    def __init__(
-        self,
-        plan: Plan[R],
-        select: Callable[[Sequence[str]], Sequence[str]],
-        width: int,
-        rejected: RejectsWriter,
-    ) -> None:
-        self._plan = plan
-        self._select = select
-        self._width = width
-        self._rejected = rejected
-        self._first_lines: tuple[dict[str, int], ...] = tuple({} for _ in plan.unique_columns)
-        self.read = 0
-        self.staged = 0
-
-    async def take(self, connection: Connection, records: Sequence[CsvRecord]) -> None:
-        """Stage the good records, write the others down."""
-        candidates: list[Candidate[R]] = []
-        bad: list[tuple[CsvRecord, str]] = []
-        for record in records:
-            if (damage := self._damage(record)) is not None:
-                bad.append((record, damage))
-            else:
-                candidates.append(self._candidate(record))
-        await self._plan.check(connection, candidates)
-        good: list[R] = []
-        for candidate in candidates:
-            if self._accept(candidate):
-                good.append(candidate.row)
-            else:
-                bad.append((candidate.record, "; ".join(candidate.problems)))
-        for record, reason in sorted(bad, key=lambda item: item[0].line):
-            self._rejected.write(record, reason)
-        self.read += len(records)
-        self.staged += len(good)
-        if good:
-            await self._plan.stage(connection, good)
-        else:
-            await anyio.lowlevel.checkpoint()
-
-    def _damage(self, record: CsvRecord) -> str | None:
-        """What keeps a record from being looked at column by column."""
-        if record.broken:
-            return record.problem
-        if len(record.fields) == self._width:
-            return None
-        damage = f"line has {len(record.fields)} columns, the header {self._width}"
-        return damage if record.problem is None else f"{record.problem}; {damage}"
-
-    def _candidate(self, record: CsvRecord) -> Candidate[R]:
-        problems = [] if record.problem is None else [record.problem]
-        return Candidate(record, self._plan.parse(self._select(record.fields), problems), problems)
-
-    def _accept(self, candidate: Candidate[R]) -> bool:
-        """The first of several rows with the same key is taken, so that each line counts once."""
-        values = self._plan.unique_values(candidate.row)
-        for column, lines, value in zip(
-            self._plan.unique_columns, self._first_lines, values, strict=True
-        ):
-            if value and (line := lines.get(value)) is not None:
-                candidate.problems.append(f"same {column} as line {line}")
-        if candidate.problems:
-            return False
-        for lines, value in zip(self._first_lines, values, strict=True):
-            if value:
-                lines[value] = candidate.record.line
-        return True
 
 
 class _Source(msgspec.Struct, frozen=True):

@@ -273,7 +273,10 @@ class Journal:
         return self._reader.read(max_records)
 
     def rewind(self) -> None:
-        """Go back to the checkpoint: what was read and not handed over is read again."""
+        """Go back to the checkpoint: what was read and not handed over is read again.
+
+        A batch read before may still be handed over; then its records are not read again.
+        """
         self._reader.rewind()
 
     def checkpoint(self, position: Position) -> None:

@@ -86,11 +86,13 @@ class JournalReader:
 
     def _find_segment(self) -> bool:
         """Put the cursor into a segment that exists; False when there is none beyond it."""
-        if self._reader is not None:
-            return True
         with self._table.lock:
             cursor = max(self._cursor, self._table.checkpoint)
+            if self._reader is not None and cursor == self._cursor:
+                return True
             number = next((n for n in self._table.segments if n >= cursor.segment), None)
+        # The checkpoint has overtaken the cursor: what is before it need not be read.
+        self.close()
         if number is None:
             return False
         self._cursor = cursor if number == cursor.segment else Position(number, SEGMENT_START)
@@ -110,12 +112,16 @@ class JournalReader:
             self._findings.add(BrokenHeader(number))
         return self._reader
 
-    def _keep(self, number: int) -> bool:
+    def _keep(self, number: int, end: int | None = None) -> bool:
+        """Have a segment set aside when it is done; False when it is gone already."""
         with self._table.lock:
             segment = self._table.segments.get(number)
-            if segment is not None:
-                segment.keep = True
-            return segment is not None
+            if segment is None:
+                return False
+            segment.keep = True
+            if end is not None:
+                segment.end = end
+            return True
 
     def _finish(self, records_end: int) -> None:
         """Leave a closed segment, having read all of it, and cut off what followed its records."""
@@ -135,9 +141,7 @@ class JournalReader:
 
     def _give_up(self, error: OSError) -> None:
         number, offset = self._cursor.segment, self._cursor.offset
-        if self._keep(number):
-            with self._table.lock:
-                self._table.segments[number].end = offset
+        if self._keep(number, end=offset):
             self._findings.add(UnreadableSegment(number, offset, error.strerror or str(error)))
         self._leave(number)
 

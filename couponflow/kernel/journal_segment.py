@@ -2,7 +2,7 @@
 
     segment = header (32 bytes), records, zeros to the end of the file
     header  = b"CFJH", u32 version, u64 number, f64 created at (epoch), 4 zeros, u32 crc32
-    record  = b"CFJ1", u32 length, u32 crc32 of length and payload, payload
+    record  = b"CFJ1", u32 length, u32 crc32 of the payload with the length as seed, payload
 
 All numbers are little-endian. A damaged stretch is stepped over by looking for the next magic
 that begins a record with a right crc. Text payloads cannot imitate one from within, because the
@@ -45,8 +45,7 @@ def encode_record(payload: bytes) -> bytes:
         raise ValueError(
             f"a journal payload has 1 to {MAX_PAYLOAD_BYTES} bytes, this one has {length}"
         )
-    crc = crc32(payload, crc32(LENGTH.pack(length)))
-    return RECORD_HEADER.pack(RECORD_MAGIC, length, crc) + payload
+    return RECORD_HEADER.pack(RECORD_MAGIC, length, crc32(payload, length)) + payload
 
 
 def parse_records(window: bytes, max_records: int) -> tuple[list[bytes], int]:
@@ -60,7 +59,7 @@ def parse_records(window: bytes, max_records: int) -> tuple[list[bytes], int]:
             break
         begin = at + RECORD_HEADER.size
         payload = window[begin : begin + length]
-        if len(payload) < length or crc32(payload, crc32(window[at + 4 : at + 8])) != crc:
+        if len(payload) < length or crc32(payload, length) != crc:
             break
         payloads.append(payload)
         at = begin + length

@@ -30,7 +30,7 @@ Reason = Literal[
 ]
 """Why a tracked link was not followed; stable, and the end of the problem's `type`."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LOOSE_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
 
 
@@ -119,6 +119,7 @@ class Resolver:
             if isinstance(found, Refusal):
                 return found
             offer, offer_id, user_id = found
+            path = path.lower()
         now = self._now()
         if offer.merchant.slug != slug or not offer.starts_at <= now < offer.ends_at:
             return _refuse(offer, slug, now)

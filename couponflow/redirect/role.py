@@ -1,6 +1,5 @@
 """The `redirect` role: serves tracked links and forwards what it journalled."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,7 +31,13 @@ from couponflow.redirect.stats import StatsReader
 from couponflow.redirect.verdict import VerdictJudge
 
 NAME = "redirect"
+SYNC_CHECK = "journal:sync"
 PREPARE_SECONDS = 0.1
+CATALOGUE_SECONDS = 30.0
+"""How long the port stays closed for want of offers; then it says 503 to what it cannot know."""
+GRACE_SECONDS = 2.0
+"""How long a stop waits for requests under way: answers take milliseconds, so what is left by then
+is a client that never finishes its request."""
 _log = structlog.get_logger("couponflow.redirect")
 
 
@@ -58,7 +63,8 @@ def redirect_role(parts: RedirectParts) -> Role:
 
 async def _run(parts: RedirectParts, handle: RoleHandle) -> None:
     """Serve until told to stop; then close the port, and hand over what the journal holds."""
-    routes, mirror = _build(parts)
+    catalogue_complete = anyio.Event()
+    routes, mirror = _build(parts, catalogue_complete)
     forwarder = Forwarder(parts.journal, parts.channel, parts.metrics)
     port_closed = anyio.Event()
 
@@ -69,15 +75,19 @@ async def _run(parts: RedirectParts, handle: RoleHandle) -> None:
     parts.health.add_probe("journal", partial(_check_journal, parts))
     async with anyio.create_task_group() as upkeep:
         upkeep.start_soon(mirror.run)
-        upkeep.start_soon(_keep, PREPARE_SECONDS, parts.journal.prepare_segment)
+        upkeep.start_soon(_prepare_segments, parts.journal)
         if parts.fsync_seconds:
-            upkeep.start_soon(_keep, parts.fsync_seconds, parts.journal.sync)
+            upkeep.start_soon(_sync, parts)
         upkeep.start_soon(forward)
+        with anyio.move_on_after(CATALOGUE_SECONDS):
+            await _first_of(catalogue_complete, handle.stopping)
         await _serve(parts, routes, handle)
         port_closed.set()
 
 
-def _build(parts: RedirectParts) -> tuple[RedirectRoutes, CatalogueMirror]:
+def _build(
+    parts: RedirectParts, catalogue_complete: anyio.Event
+) -> tuple[RedirectRoutes, CatalogueMirror]:
     settings = parts.settings
     offers: OfferTable = {}
     resolver = Resolver(
@@ -89,8 +99,9 @@ def _build(parts: RedirectParts) -> tuple[RedirectRoutes, CatalogueMirror]:
         VerdictJudge(settings.duplicate_window_seconds),
     )
 
-    def catalogue_complete() -> None:
+    def on_complete() -> None:
         resolver.catalogue_complete = True
+        catalogue_complete.set()
 
     mirror = CatalogueMirror(
         offers,
@@ -99,7 +110,7 @@ def _build(parts: RedirectParts) -> tuple[RedirectRoutes, CatalogueMirror]:
         parts.clock,
         poll_seconds=settings.poll_seconds,
         stale_seconds=settings.cache_seconds,
-        on_complete=catalogue_complete,
+        on_complete=on_complete,
     )
     stats = StatsReader(parts.database, parts.clock)
     routes = RedirectRoutes(
@@ -108,23 +119,66 @@ def _build(parts: RedirectParts) -> tuple[RedirectRoutes, CatalogueMirror]:
     return routes, mirror
 
 
+async def _first_of(one: anyio.Event, other: anyio.Event) -> None:
+    """Return when either is set."""
+    async with anyio.create_task_group() as tasks:
+
+        async def watch(event: anyio.Event) -> None:
+            await event.wait()
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch, one)
+        tasks.start_soon(watch, other)
+
+
 async def _serve(parts: RedirectParts, routes: RedirectRoutes, handle: RoleHandle) -> None:
-    stopping, started = handle.stopping, handle.started
-    if parts.listener.server == "granian":
-        await serve_fast(RsgiAdapter(routes), parts.listener, stopping=stopping, started=started)
+    listener, stopping, started = parts.listener, handle.stopping, handle.started
+    if listener.server == "granian":
+        await serve_fast(
+            RsgiAdapter(routes),
+            listener,
+            stopping=stopping,
+            started=started,
+            grace_seconds=GRACE_SECONDS,
+        )
     else:
-        await serve(AsgiAdapter(routes), parts.listener, stopping=stopping, started=started)
+        await serve(
+            AsgiAdapter(routes),
+            listener,
+            stopping=stopping,
+            started=started,
+            grace_seconds=GRACE_SECONDS,
+        )
 
 
-async def _keep(interval_seconds: float, upkeep: Callable[[], None]) -> None:
-    """Do the journal's disk work in a worker thread, again and again."""
+async def _prepare_segments(journal: Journal) -> None:
+    """Make segments before they are needed, and tell what was found wrong with old ones."""
+    told = 0
     while True:
-        await to_thread.run_sync(upkeep)
-        await anyio.sleep(interval_seconds)
+        await to_thread.run_sync(journal.prepare_segment)
+        findings = journal.findings[told:]
+        for finding in findings:
+            _log.error("journal damage", finding=str(finding))
+        told += len(findings)
+        await anyio.sleep(PREPARE_SECONDS)
+
+
+async def _sync(parts: RedirectParts) -> None:
+    """Write the journal through to the disk, again and again."""
+    while True:
+        try:
+            await to_thread.run_sync(parts.journal.sync)
+        except OSError as error:
+            _log.error("journal not synced", error=str(error))
+            parts.health.report(SYNC_CHECK, False, f"fsync failed: {error.strerror}")
+        else:
+            parts.health.report(SYNC_CHECK, True)
+        await anyio.sleep(parts.fsync_seconds)
 
 
 def _check_journal(parts: RedirectParts) -> tuple[bool, str]:
     journal = parts.journal.statistics()
     if journal.full:
-        return False, f"full: {parts.metrics.unrecorded} clicks redirected without a record"
+        lost = f"{parts.metrics.unrecorded} clicks redirected without a record"
+        return False, f"{journal.trouble}; {lost}"
     return True, f"{journal.backlog_bytes} bytes waiting"

@@ -14,8 +14,10 @@ from couponflow.redirect.store import TopMerchant, TopOffer
 
 HOURS = 24
 FRESH_SECONDS = 0.2
-COST_FACTOR = 20
-"""A query that took a second is not repeated for twenty: statistics never load the database."""
+COST_FACTOR = 2
+"""A query that took a second is not repeated for two: statistics never load the database."""
+STALE_SECONDS = 1.0
+"""How long figures last seen are repeated before PostgreSQL is tried again."""
 
 
 class HourCount(msgspec.Struct, frozen=True):

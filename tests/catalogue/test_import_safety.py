@@ -12,6 +12,7 @@ from couponflow.catalogue.errors import ImportFailed, ImportRefused
 from couponflow.catalogue.importing import ImportProgress, import_file
 from couponflow.catalogue.store import try_import_lock
 from couponflow.kernel.clock import ManualClock
+from couponflow.kernel.database import DatabaseAway
 from tests.catalogue.importer import (
     OFFERS,
     USERS,
@@ -120,6 +121,23 @@ async def test_an_import_that_is_cancelled_leaves_nothing(filled: Importer) -> N
         filled.progress = lambda _: scope.cancel()
         await filled("offers", OFFERS.replace("Planters", "Pots") + "bad,,,,,,\n")
     assert scope.cancelled_caught
+    assert await filled.tables() == before
+    assert os.listdir(filled.file.parent) == [filled.file.name]
+
+
+async def test_an_import_whose_connection_breaks_leaves_nothing(filled: Importer) -> None:
+    before = await filled.tables()
+
+    def break_connections(_: ImportProgress) -> None:
+        with psycopg.connect(filled.database.url, autocommit=True) as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+
+    filled.progress = break_connections
+    with pytest.raises(DatabaseAway, match="the connection broke"):
+        await filled("offers", OFFERS.replace("Planters", "Pots") + "bad,,,,,,\n")
     assert await filled.tables() == before
     assert os.listdir(filled.file.parent) == [filled.file.name]
 

@@ -114,6 +114,18 @@ def test_rewinding_goes_back_to_the_checkpoint(tmp_path: Path) -> None:
         assert read_all(journal) == payloads(3, 5)
 
 
+def test_records_handed_over_after_a_rewind_are_not_read_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        append_all(journal, payloads(0, 8))
+        first, second = read_batch(journal, 2).end, read_batch(journal, 4).end
+        journal.rewind()
+        assert read_batch(journal, 1).payloads == [payload(0)]
+        journal.checkpoint(first)
+        assert read_batch(journal, 1).payloads == [payload(2)]
+        journal.checkpoint(second)
+        assert read_all(journal) == payloads(6, 2)
+
+
 # The checkpoint
 
 
@@ -256,18 +268,31 @@ def test_the_statistics_say_what_a_power_loss_would_take(tmp_path: Path) -> None
         assert journal.statistics().synced_age_seconds == 0.0
 
 
-def test_syncing_and_removing_leave_no_descriptor_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sync", [False, True])
+def test_segments_done_with_leave_no_descriptor_open(tmp_path: Path, sync: bool) -> None:
     before = len(os.listdir("/dev/fd"))
     with opened(tmp_path) as journal:
-        open_with_one_segment = len(os.listdir("/dev/fd"))
+        append_all(journal, payloads(0, 1))
+        journal.checkpoint(read_batch(journal, 1).end)
+        with_one_segment = len(os.listdir("/dev/fd"))
         for _ in range(10):
             append_all(journal, payloads(0, 10))
-            journal.sync()
-            journal.checkpoint(read_batch(journal, 5).end)
-            journal.checkpoint(read_batch(journal, 5).end)
-        # One more for the checkpoint's file.
-        assert len(os.listdir("/dev/fd")) <= open_with_one_segment + 2
+            if sync:
+                journal.sync()
+            journal.checkpoint(read_batch(journal, 10).end)
+        assert len(os.listdir("/dev/fd")) == with_one_segment
     assert len(os.listdir("/dev/fd")) == before
+
+
+def test_segments_never_synced_are_closed_when_syncing_is_off(tmp_path: Path) -> None:
+    off = JournalSettings(segment_bytes=250, max_bytes=100_000, fsync_seconds=0)
+    with opened(tmp_path, off) as journal:
+        journal.prepare_segment()
+        with_two_segments = len(os.listdir("/dev/fd"))
+        append_all(journal, payloads(0, 50))
+        journal.prepare_segment()
+        assert len(os.listdir("/dev/fd")) == with_two_segments
+        assert read_all(journal) == payloads(0, 50)
 
 
 def test_an_append_after_the_close_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from couponflow.kernel.journal import (
     JournalFull,
     open_journal,
 )
+from couponflow.kernel.journal_segment import SEGMENT_START
 from tests.kernel.journal_driver import (
     SMALL,
     Disk,
@@ -55,14 +56,13 @@ def test_a_bound_smaller_than_two_segments_still_frees_space(tmp_path: Path) -> 
         assert fill(journal) == 4
 
 
-def test_a_full_journal_that_was_read_frees_itself_when_it_needs_to(tmp_path: Path) -> None:
-    settings_of_one = JournalSettings(segment_bytes=250, max_bytes=499)
-    with opened(tmp_path, settings_of_one) as journal:
-        for number in range(50):
-            journal.append(payload(number))
-            journal.checkpoint(read_batch(journal, 1).end)
-        assert journal.statistics().refused == 0
-        assert journal.statistics().bytes <= 499
+def test_a_segment_done_with_makes_room_for_a_large_record(tmp_path: Path) -> None:
+    with opened(tmp_path, TIGHT) as journal:
+        journal.append(payload(0))
+        journal.checkpoint(read_batch(journal, 1).end)
+        journal.append(b"p" * 500)
+        assert journal.statistics().bytes == SEGMENT_START + 12 + 500
+        assert read_all(journal) == [b"p" * 500]
 
 
 def test_a_full_disk_refuses_at_once_and_is_tried_again(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ class JournalMachine(RuleBasedStateMachine):
         count, end = data.draw(st.sampled_from(self.ends))
         self.journal.checkpoint(end)
         self.handed_over = max(self.handed_over, count)
+        self.read = max(self.read, self.handed_over)
 
     @rule()
     def rewind(self) -> None:

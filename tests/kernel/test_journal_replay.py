@@ -130,6 +130,19 @@ def test_a_corrupt_record_is_set_aside_and_the_rest_replayed(tmp_path: Path) -> 
         assert len(journal.findings) == 1
 
 
+def test_damage_at_the_end_of_a_segment_of_this_process_is_not_taken_for_torn(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as journal:
+        append_all(journal, payloads(0, 6))
+        last_at = SEGMENT_START + 4 * RECORD_BYTES
+        flip(segment_path(tmp_path, 1), last_at + 20)
+        assert read_all(journal) == [*payloads(0, 4), payload(5)]
+        name = "segment-0000000000000001.offset-200.length-42.bytes"
+        assert journal.findings == [DamagedBytes(1, last_at, RECORD_BYTES, name)]
+        assert segment_path(tmp_path, 1).stat().st_size == 250
+
+
 def test_damage_that_cannot_be_copied_is_still_reported(tmp_path: Path) -> None:
     directory = killed_copy(tmp_path / "first", 3, tmp_path / "second")
     flip(segment_path(directory, 1), SEGMENT_START)

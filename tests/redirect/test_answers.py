@@ -27,7 +27,6 @@ def test_a_redirect_is_not_cached_and_tells_only_where_it_came_from(
         ("location", LOCATION),
         ("cache-control", "no-store"),
         ("referrer-policy", "strict-origin-when-cross-origin"),
-        ("x-robots-tag", "noindex"),
         ("server", "couponflow"),
     ]
 
