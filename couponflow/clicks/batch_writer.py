@@ -81,8 +81,7 @@ class BatchWriter:
     async def _store(self, clicks: Sequence[Click], attempt: int) -> None:
         """Insert a batch; if one click in it cannot be stored, close in on it by halves."""
         try:
-            async with self._database.transaction() as connection:
-                new = await store.insert_clicks(connection, clicks)
+            new = await self._insert(clicks)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if len(clicks) == 1:
                 await self._bury([(clicks[0], str(error).partition("\n")[0])], attempt)
@@ -92,6 +91,16 @@ class BatchWriter:
             await self._store(clicks[middle:], attempt)
             return
         self._metrics.count_stored(new, len(clicks) - new)
+
+    async def _insert(self, clicks: Sequence[Click]) -> int:
+        """Insert a batch on the assumption that it is new, which only a replay proves wrong."""
+        try:
+            async with self._database.transaction() as connection:
+                await store.insert_new_clicks(connection, clicks)
+        except psycopg.errors.UniqueViolation:
+            async with self._database.transaction() as connection:
+                return await store.insert_missing_clicks(connection, clicks)
+        return len(clicks)
 
     async def _bury(self, strays: Sequence[tuple[Click, str]], attempt: int) -> None:
         now = self._clock.now()

@@ -1,7 +1,9 @@
 """Writing clicks into PostgreSQL."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 import psycopg
 from psycopg import sql
@@ -27,32 +29,62 @@ async def known_offers(
     return {offer_id: merchant_id async for offer_id, merchant_id in cursor}
 
 
-async def insert_clicks(connection: psycopg.AsyncConnection, clicks: Sequence[Click]) -> int:
-    """Store clicks and count them, in the caller's transaction; return how many were new.
+async def insert_new_clicks(connection: psycopg.AsyncConnection, clicks: Sequence[Click]) -> None:
+    """Store clicks and count them, in the caller's transaction.
 
-    Clicks already stored are left as they are, so that a batch may be sent any number of times.
-    Raises psycopg's `DataError` or `IntegrityError` if a single one of them cannot be stored.
+    Raises psycopg's `UniqueViolation` if one of them is stored already, and another
+    `IntegrityError` or a `DataError` if one of them cannot be stored.
+    """
+    await _copy(connection, "copy_clicks", clicks)
+    await _count(connection, clicks)
+
+
+async def insert_missing_clicks(
+    connection: psycopg.AsyncConnection, clicks: Sequence[Click]
+) -> int:
+    """The same for clicks of which some may be stored already; return how many were not.
+
+    Those that were are left as they are, counters included. Takes twice as long.
     """
     await connection.execute(_queries["create_staging"])
-    async with (
-        connection.cursor() as cursor,
-        cursor.copy(_queries["copy_to_staging"]) as copy,
-    ):
+    await _copy(connection, "copy_to_staging", clicks)
+    cursor = await connection.execute(_queries["take_from_staging"])
+    new = {click_id async for (click_id,) in cursor}
+    by_id = {click.click_id: click for click in clicks}
+    await _count(connection, [by_id[click_id] for click_id in new])
+    return len(new)
+
+
+async def _copy(connection: psycopg.AsyncConnection, query: str, clicks: Sequence[Click]) -> None:
+    async with connection.cursor() as cursor, cursor.copy(_queries[query]) as copy:
         for start in range(0, len(clicks), _ROWS_A_SLICE):
             await copy.write("".join(map(_row, clicks[start : start + _ROWS_A_SLICE])))
             await breathe()
-    counted = await connection.execute(_queries["take_from_staging"])
-    row = await counted.fetchone()
-    if row is None:
-        raise AssertionError("count(*) gives one row")
-    return int(row[0])
+
+
+async def _count(connection: psycopg.AsyncConnection, clicks: Sequence[Click]) -> None:
+    counts = Counter(
+        (int(click.clicked_at) // 60 * 60, click.merchant_id, click.verdict) for click in clicks
+    )
+    if not counts:
+        return
+    minutes, merchant_ids, verdicts = zip(*counts, strict=True)
+    await connection.execute(
+        _queries["count_clicks"],
+        {
+            "minutes": list(minutes),
+            "merchant_ids": list(merchant_ids),
+            "verdicts": list(verdicts),
+            "clicks": list(counts.values()),
+        },
+    )
 
 
 def _row(click: Click) -> str:
     """A row in COPY's text format; psycopg's `write_row` takes four times as long."""
     row = (
         f"{click.click_id}\t{click.merchant_id}\t{click.offer_id}\t{click.user_id}\t"
-        f"{click.clicked_at}\t{click.ip}\t{click.user_agent}\t{click.referer}\t"
+        f"{_timestamp(click.clicked_at)}\t{click.ip}\t{click.user_agent}\t{click.referer}\t"
         f"{click.verdict}\n"
     )
     if (
@@ -73,7 +105,7 @@ def _escaped_row(click: Click) -> str:
         click.merchant_id,
         click.offer_id,
         click.user_id,
-        str(click.clicked_at),
+        _timestamp(click.clicked_at),
         click.ip,
         click.user_agent,
         click.referer,
@@ -82,6 +114,17 @@ def _escaped_row(click: Click) -> str:
     escaped = [field.translate(_ESCAPES) for field in fields]
     escaped[_IP_PLACE] = escaped[_IP_PLACE] or _NULL
     return "\t".join(escaped) + "\n"
+
+
+def _timestamp(clicked_at: float) -> str:
+    """A moment as PostgreSQL reads it, to the microsecond; the same for the same click, always."""
+    second, microsecond = divmod(int(clicked_at * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microsecond:06d}+00"
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 async def partition_days(connection: psycopg.AsyncConnection) -> set[date]:

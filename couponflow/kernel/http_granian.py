@@ -1,5 +1,6 @@
 """Serving an ASGI application through granian inside our own event loop."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -59,7 +60,9 @@ async def run_until_stopping(
         with anyio.CancelScope(shield=True) as guard:
             tasks.start_soon(watch, guard)
             try:
-                await serve()
+                # Past its grace it is left behind rather than cancelled: the Rust side still
+                # resolves its futures when the last client goes.
+                await asyncio.shield(serve())
             except RuntimeError as error:
                 failure = unavailable(listener, error)
         finished.set()

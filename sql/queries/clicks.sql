@@ -2,44 +2,43 @@
 -- Which of these offers exist, and whose they are.
 select id::text, merchant_id::text from offers where id = any(%(offer_ids)s::uuid[]);
 
--- name: create_staging
--- Where a batch lands by COPY before duplicates are left out; private to the connection.
-create temporary table if not exists click_staging (
-    external_click_id uuid not null,
-    merchant_id       uuid not null,
-    offer_id          uuid not null,
-    user_id           uuid not null,
-    clicked_at        double precision not null,
-    ip                inet,
-    user_agent        text not null,
-    referer           text not null,
-    verdict           text not null
-) on commit delete rows;
+-- name: copy_clicks
+-- Clicks that are thought to be new, straight into their partitions.
+copy affiliate_clicks (
+    external_click_id, merchant_id, offer_id, user_id, clicked_at, ip, user_agent, referer, verdict
+) from stdin;
 
--- name: copy_to_staging
-copy click_staging from stdin;
-
--- name: take_from_staging
--- Store what is new, and count exactly that, in one statement: counters and rows cannot differ.
--- The order by keeps two writers from locking each other's counters crosswise.
-with taken as (
-    insert into affiliate_clicks
-    select external_click_id, merchant_id, offer_id, user_id, to_timestamp(clicked_at), ip,
-           user_agent, referer, verdict
-    from click_staging
-    on conflict do nothing
-    returning merchant_id, clicked_at, verdict
+-- name: count_clicks
+-- Count what has just been stored. The order by keeps two writers from locking each other's
+-- counters crosswise.
+with counted as (
+    select to_timestamp(minute) as minute, merchant_id, verdict, clicks
+    from unnest(%(minutes)s::bigint[], %(merchant_ids)s::uuid[], %(verdicts)s::text[],
+                %(clicks)s::bigint[]) as c (minute, merchant_id, verdict, clicks)
 ), by_minute as (
     insert into click_minutes (minute, verdict, clicks)
-    select date_trunc('minute', clicked_at, 'UTC') as minute, verdict, count(*)
-    from taken group by 1, 2 order by 1, 2
+    select minute, verdict, sum(clicks) from counted group by 1, 2 order by 1, 2
     on conflict (minute, verdict) do update set clicks = click_minutes.clicks + excluded.clicks
-), by_merchant as (
-    insert into click_totals (merchant_id, verdict, clicks)
-    select merchant_id, verdict, count(*) from taken group by 1, 2 order by 1, 2
-    on conflict (merchant_id, verdict) do update set clicks = click_totals.clicks + excluded.clicks
 )
-select count(*) from taken;
+insert into click_totals (merchant_id, verdict, clicks)
+select merchant_id, verdict, sum(clicks) from counted group by 1, 2 order by 1, 2
+on conflict (merchant_id, verdict) do update set clicks = click_totals.clicks + excluded.clicks;
+
+-- name: create_staging
+-- Where a batch lands in which some clicks are stored already; private to the connection.
+create temporary table if not exists click_staging (like affiliate_clicks) on commit delete rows;
+
+-- name: copy_to_staging
+copy click_staging (
+    external_click_id, merchant_id, offer_id, user_id, clicked_at, ip, user_agent, referer, verdict
+) from stdin;
+
+-- name: take_from_staging
+-- Store what is new, and say which that was.
+insert into affiliate_clicks
+select * from click_staging
+on conflict do nothing
+returning external_click_id::text;
 
 -- name: partition_days
 -- The days that have a partition, as text.

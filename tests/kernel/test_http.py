@@ -81,20 +81,24 @@ async def test_it_starts_answers_and_stops(listener: Listener, app: Application)
 async def test_an_idle_client_that_keeps_its_connection_does_not_hold_up_the_stop(
     listener: Listener, app: Application
 ) -> None:
-    async with serving(partial(serve, app), listener, grace_seconds=8) as running:
-        async with await anyio.connect_tcp(HOST, listener.port) as idle:
-            await idle.send(request("/"))
-            assert (await read_answer(idle)).body == b"/"
-            assert await running.stop() < 4
+    async with (
+        serving(partial(serve, app), listener, grace_seconds=8) as running,
+        await anyio.connect_tcp(HOST, listener.port) as idle,
+    ):
+        await idle.send(request("/"))
+        assert (await read_answer(idle)).body == b"/"
+        assert await running.stop() < 4
 
 
 async def test_a_client_that_never_finishes_its_request_does_not_hold_up_the_stop(
     listener: Listener, app: Application
 ) -> None:
-    async with serving(partial(serve, app), listener, grace_seconds=1) as running:
-        async with await anyio.connect_tcp(HOST, listener.port) as dawdler:
-            await dawdler.send(b"GET / HT")
-            assert await running.stop() < 4
+    async with (
+        serving(partial(serve, app), listener, grace_seconds=1) as running,
+        await anyio.connect_tcp(HOST, listener.port) as dawdler,
+    ):
+        await dawdler.send(b"GET / HT")
+        assert await running.stop() < 4
 
 
 async def test_a_slow_answer_under_way_is_finished_within_the_grace(
@@ -114,11 +118,13 @@ async def test_a_slow_answer_under_way_is_finished_within_the_grace(
 async def test_an_endless_answer_is_cut_off_when_the_grace_is_over(
     listener: Listener, app: Application
 ) -> None:
-    async with serving(partial(serve, app), listener, grace_seconds=0.3) as running:
-        async with await anyio.connect_tcp(HOST, listener.port) as client:
-            await client.send(request("/endless"))
-            await app.arrived.wait()
-            assert 0.2 < await running.stop() < 4
+    async with (
+        serving(partial(serve, app), listener, grace_seconds=0.3) as running,
+        await anyio.connect_tcp(HOST, listener.port) as client,
+    ):
+        await client.send(request("/endless"))
+        await app.arrived.wait()
+        assert 0.2 < await running.stop() < 4
 
 
 async def test_a_port_of_another_program_is_named(app: Application, taken_port: int) -> None:

@@ -133,10 +133,12 @@ async def test_a_thousand_requests_at_once_are_each_answered_once(
                 assert path == "/later" or answer.body.split()[1] == path.encode()
                 statuses[answer.status] += 1
 
-    async with serving(partial(serve_fast, handler), listener):
-        async with anyio.create_task_group() as tasks:
-            for number in range(100):
-                tasks.start_soon(client, number)
+    async with (
+        serving(partial(serve_fast, handler), listener),
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(100):
+            tasks.start_soon(client, number)
     assert statuses == {200: 1000}
     assert handler.later == {"/later": 200}
     assert len(handler.now) == handler.now.total() == 800
@@ -188,21 +190,25 @@ async def test_a_later_answer_under_way_is_finished_within_the_grace(
 async def test_a_later_answer_that_never_comes_is_cut_off_when_the_grace_is_over(
     handler: Handler, listener: Listener
 ) -> None:
-    async with serving(partial(serve_fast, handler), listener, grace_seconds=0.3) as running:
-        async with await anyio.connect_tcp(HOST, listener.port) as client:
-            await client.send(request("/slow"))
-            await handler.arrived.wait()
-            assert 0.2 < await running.stop() < 4
+    async with (
+        serving(partial(serve_fast, handler), listener, grace_seconds=0.3) as running,
+        await anyio.connect_tcp(HOST, listener.port) as client,
+    ):
+        await client.send(request("/slow"))
+        await handler.arrived.wait()
+        assert 0.2 < await running.stop() < 4
 
 
 async def test_an_idle_client_does_not_hold_up_the_stop(
     handler: Handler, listener: Listener
 ) -> None:
-    async with serving(partial(serve_fast, handler), listener, grace_seconds=8) as running:
-        async with await anyio.connect_tcp(HOST, listener.port) as idle:
-            await idle.send(request("/fast"))
-            await read_answer(idle)
-            assert await running.stop() < 4
+    async with (
+        serving(partial(serve_fast, handler), listener, grace_seconds=8) as running,
+        await anyio.connect_tcp(HOST, listener.port) as idle,
+    ):
+        await idle.send(request("/fast"))
+        await read_answer(idle)
+        assert await running.stop() < 4
 
 
 async def test_a_port_of_another_program_is_named(handler: Handler, listener: Listener) -> None:

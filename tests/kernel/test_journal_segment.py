@@ -49,7 +49,7 @@ def read_all(content: bytes) -> tuple[list[bytes], SegmentReader]:
 
 
 def test_a_record_is_magic_length_checksum_payload() -> None:
-    assert encode_record(b"a click") == b"CFJ1" + bytes.fromhex("07000000 35d30514") + b"a click"
+    assert encode_record(b"a click") == b"CFJ1" + bytes.fromhex("07000000 aa96720e") + b"a click"
 
 
 def test_the_largest_payload_has_64_kib() -> None:

@@ -38,6 +38,12 @@ def randomness() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.fixture
+async def empty_database(postgres_url: str) -> dict[str, str]:
+    """Settings of a daemon on an empty database of the tests' server, which is never stopped."""
+    return {"DATABASE_URL": await _new_database(postgres_url)}
+
+
 @pytest.fixture(scope="module", params=["granian", "hypercorn"])
 def server(request: pytest.FixtureRequest) -> str:
     """Each of the servers that the redirector can have."""

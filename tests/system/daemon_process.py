@@ -121,6 +121,7 @@ class DaemonProcess:
             **(environment or {}),
         }
         self._process: Process | None = None
+        self._killed = False
         self._stderr_path = var.with_name(f"{var.name}.stderr")
 
     async def __aenter__(self) -> Self:
@@ -129,7 +130,8 @@ class DaemonProcess:
     async def __aexit__(self, *raised: object) -> None:
         with anyio.CancelScope(shield=True):
             await self.kill()
-            await self.embedded_postgres_ended()
+            if self._killed:
+                await self._embedded_postgres_ended()
 
     @property
     def redirect_url(self) -> str:
@@ -166,6 +168,7 @@ class DaemonProcess:
     async def launch(self) -> None:
         """Start it, and do not wait."""
         assert not self.running
+        self._killed = False
         self.var.parent.mkdir(parents=True, exist_ok=True)
         with self._stderr_path.open("ab") as stderr:
             self._process = await anyio.open_process(
@@ -194,12 +197,14 @@ class DaemonProcess:
         process = self._process
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            self._killed = True
         await process.wait()
         await process.aclose()
 
-    async def embedded_postgres_ended(self) -> None:
+    async def _embedded_postgres_ended(self) -> None:
         """Return when the embedded PostgreSQL, if there is one, has followed a killed daemon."""
         with self._shown_on_failure(EXIT_SECONDS):
             while running_server(self.var / "postgres") is not None:

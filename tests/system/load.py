@@ -50,9 +50,7 @@ class LoadLog:
 
 
 @contextlib.asynccontextmanager
-async def load(
-    port: int, paths: Sequence[str], *, connections: int = 4
-) -> AsyncIterator[LoadLog]:
+async def load(port: int, paths: Sequence[str], *, connections: int = 4) -> AsyncIterator[LoadLog]:
     """Send requests for the paths in turn, over so many connections, while the block runs.
 
     A connection that breaks is made again for ever, so the daemon may come and go meanwhile.

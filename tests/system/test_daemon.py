@@ -81,9 +81,9 @@ async def test_a_port_of_another_program_is_named(var: Path, which: str) -> None
 
 
 async def test_a_port_of_another_program_is_named_with_a_shared_database_too(
-    var: Path, database_url: str
+    var: Path, empty_database: dict[str, str]
 ) -> None:
-    async with DaemonProcess(var, environment={"DATABASE_URL": database_url}) as daemon:
+    async with DaemonProcess(var, environment=empty_database) as daemon:
         with another_program(daemon.redirect_port):
             said = await refused_start(daemon, 1)
         assert f"cannot listen on 127.0.0.1:{daemon.redirect_port}" in said
@@ -126,9 +126,9 @@ async def test_a_wrong_setting_is_named_with_its_mend(
 
 
 async def test_metrics_and_commands_agree_with_what_was_sent(
-    var: Path, randomness: random.Random
+    var: Path, empty_database: dict[str, str], randomness: random.Random
 ) -> None:
-    async with DaemonProcess(var) as daemon:
+    async with DaemonProcess(var, environment=empty_database) as daemon:
         await daemon.start()
         async with load(daemon.redirect_port, sample_paths(randomness)) as log:
             await log.more(300)
@@ -218,8 +218,10 @@ async def commands_work_beside(daemon: DaemonProcess, clicks: int) -> None:
     assert all(migration.applied_at for migration in migrations)
 
 
-async def test_the_demo_s_traffic_brings_clicks_of_several_verdicts(var: Path) -> None:
-    environment = {"COUPONFLOW_SANDBOX_SHOPPERS_PER_SECOND": "100"}
+async def test_the_demo_s_traffic_brings_clicks_of_several_verdicts(
+    var: Path, empty_database: dict[str, str]
+) -> None:
+    environment = {**empty_database, "COUPONFLOW_SANDBOX_SHOPPERS_PER_SECOND": "100"}
     async with DaemonProcess(var, traffic=True, environment=environment) as daemon:
         await daemon.start()
         with anyio.fail_after(HEAL_SECONDS):
@@ -283,9 +285,10 @@ async def journal_is_well(daemon: DaemonProcess) -> None:
 
 @pytest.mark.parametrize("server", ["granian", "hypercorn"])
 async def test_a_slow_client_does_not_disturb_others(
-    var: Path, randomness: random.Random, server: str
+    var: Path, empty_database: dict[str, str], randomness: random.Random, server: str
 ) -> None:
-    async with DaemonProcess(var, environment={"COUPONFLOW_REDIRECT_SERVER": server}) as daemon:
+    environment = {**empty_database, "COUPONFLOW_REDIRECT_SERVER": server}
+    async with DaemonProcess(var, environment=environment) as daemon:
         await daemon.start()
         slow_path, *paths = sample_paths(randomness)
         request = f"GET {slow_path} HTTP/1.1\r\nHost: slow\r\nConnection: close\r\n\r\n".encode()
@@ -303,8 +306,10 @@ async def test_a_slow_client_does_not_disturb_others(
         await daemon.audit()
 
 
-async def test_operators_paths_that_do_not_exist_are_problems(var: Path) -> None:
-    async with DaemonProcess(var) as daemon:
+async def test_operators_paths_that_do_not_exist_are_problems(
+    var: Path, empty_database: dict[str, str]
+) -> None:
+    async with DaemonProcess(var, environment=empty_database) as daemon:
         await daemon.start()
         missing = await get(daemon.ops_port, "/nothing")
         assert missing.status == 404

@@ -7,7 +7,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.postgres_server import PostgresServer
 from tests.system.daemon_process import DaemonProcess
 from tests.system.load import LoadLog, load, sample_paths
 
@@ -53,10 +52,9 @@ async def test_nothing_is_lost_when_daemon_and_embedded_postgres_are_killed(
 
 
 async def test_nothing_is_lost_when_the_daemon_alone_is_killed(
-    var: Path, stoppable_postgres: PostgresServer, randomness: random.Random
+    var: Path, empty_database: dict[str, str], randomness: random.Random
 ) -> None:
-    environment = {"DATABASE_URL": stoppable_postgres.url}
-    async with DaemonProcess(var, environment=environment) as daemon:
+    async with DaemonProcess(var, environment=empty_database) as daemon:
         log = await killed_under_load(daemon, randomness)
         await every_answered_click_is_one_row(daemon, log)
         await daemon.audit()

@@ -74,7 +74,11 @@ async def clicked(
 
 
 async def refused(
-    daemon: DaemonProcess, path: str, status: int, problem: str, headers: dict[str, str] | None = None
+    daemon: DaemonProcess,
+    path: str,
+    status: int,
+    problem: str,
+    headers: dict[str, str] | None = None,
 ) -> Answer:
     """Ask for a path that must be refused; no click comes of it."""
     before = await daemon.metrics()

@@ -38,9 +38,9 @@ async def stopped_under_load(daemon: DaemonProcess, log: LoadLog, wait_seconds: 
 
 @pytest.mark.parametrize("server", SERVERS)
 async def test_every_answered_click_is_stored_when_the_daemon_has_exited(
-    var: Path, stoppable_postgres: PostgresServer, randomness: random.Random, server: str
+    var: Path, empty_database: dict[str, str], randomness: random.Random, server: str
 ) -> None:
-    environment = {"DATABASE_URL": stoppable_postgres.url, "COUPONFLOW_REDIRECT_SERVER": server}
+    environment = {**empty_database, "COUPONFLOW_REDIRECT_SERVER": server}
     async with DaemonProcess(var, environment=environment) as daemon:
         async with load(daemon.redirect_port, sample_paths(randomness)) as log:
             for _ in range(ROUNDS):
@@ -67,8 +67,11 @@ async def test_every_answered_click_is_in_the_embedded_postgres_after_an_exit(
 
 
 @pytest.mark.parametrize("server", SERVERS)
-async def test_idle_and_half_sent_requests_do_not_delay_the_exit(var: Path, server: str) -> None:
-    async with DaemonProcess(var, environment={"COUPONFLOW_REDIRECT_SERVER": server}) as daemon:
+async def test_idle_and_half_sent_requests_do_not_delay_the_exit(
+    var: Path, empty_database: dict[str, str], server: str
+) -> None:
+    environment = {**empty_database, "COUPONFLOW_REDIRECT_SERVER": server}
+    async with DaemonProcess(var, environment=environment) as daemon:
         await daemon.start()
         async with (
             await anyio.connect_tcp(HOST, daemon.redirect_port) as idle,
