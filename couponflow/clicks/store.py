@@ -1,7 +1,7 @@
 """Writing clicks into PostgreSQL."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
@@ -36,7 +36,10 @@ async def insert_new_clicks(connection: psycopg.AsyncConnection, clicks: Sequenc
     `IntegrityError` or a `DataError` if one of them cannot be stored.
     """
     await _copy(connection, "copy_clicks", clicks)
-    await _count(connection, clicks)
+    counts = Counter(
+        (int(click.clicked_at) // 60 * 60, click.merchant_id, click.verdict) for click in clicks
+    )
+    await _count(connection, counts)
 
 
 async def insert_missing_clicks(
@@ -49,10 +52,10 @@ async def insert_missing_clicks(
     await connection.execute(_queries["create_staging"])
     await _copy(connection, "copy_to_staging", clicks)
     cursor = await connection.execute(_queries["take_from_staging"])
-    new = {click_id async for (click_id,) in cursor}
-    by_id = {click.click_id: click for click in clicks}
-    await _count(connection, [by_id[click_id] for click_id in new])
-    return len(new)
+    # As the rows have it: whatever is odd about a click, its counter agrees.
+    counts = Counter([row async for row in cursor])
+    await _count(connection, counts)
+    return counts.total()
 
 
 async def _copy(connection: psycopg.AsyncConnection, query: str, clicks: Sequence[Click]) -> None:
@@ -62,10 +65,10 @@ async def _copy(connection: psycopg.AsyncConnection, query: str, clicks: Sequenc
             await breathe()
 
 
-async def _count(connection: psycopg.AsyncConnection, clicks: Sequence[Click]) -> None:
-    counts = Counter(
-        (int(click.clicked_at) // 60 * 60, click.merchant_id, click.verdict) for click in clicks
-    )
+async def _count(
+    connection: psycopg.AsyncConnection, counts: Mapping[tuple[int, str, str], int]
+) -> None:
+    """Add to the counters, by minute (seconds since the epoch), merchant and verdict."""
     if not counts:
         return
     minutes, merchant_ids, verdicts = zip(*counts, strict=True)

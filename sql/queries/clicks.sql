@@ -34,11 +34,12 @@ copy click_staging (
 ) from stdin;
 
 -- name: take_from_staging
--- Store what is new, and say which that was.
+-- Store what is new, and say what of it is to be counted.
 insert into affiliate_clicks
 select * from click_staging
 on conflict do nothing
-returning external_click_id::text;
+returning extract(epoch from date_trunc('minute', clicked_at, 'UTC'))::bigint,
+          merchant_id::text, verdict;
 
 -- name: partition_days
 -- The days that have a partition, as text.

@@ -8,6 +8,8 @@ import pytest
 
 from couponflow.kernel.child_process import ChildNotStarted, end, ended, spawn
 
+POLL_SECONDS = 0.01
+
 STUBBORN = """
 import signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: print("I stay", file=sys.stderr, flush=True))
@@ -25,7 +27,7 @@ def start(code: str, errors: Path) -> subprocess.Popen[bytes]:
 async def until_says(errors: Path, word: str) -> None:
     with anyio.fail_after(20):
         while word not in await anyio.Path(errors).read_text():  # noqa: ASYNC110 - a file sets no event
-            await anyio.sleep(0.01)
+            await anyio.sleep(POLL_SECONDS)
 
 
 async def test_a_child_that_ignores_the_first_signal_gets_the_next(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from couponflow.kernel.privileges import (
 from tests.kernel.postgres_holder import held
 from tests.postgres_server import reachable_folder
 
+POLL_SECONDS = 0.01
+
 PATIENCE_SECONDS = 30.0
 
 
@@ -53,7 +55,7 @@ def is_alive(pid: int) -> bool:
 async def until_gone(pid: int) -> None:
     with anyio.fail_after(PATIENCE_SECONDS):
         while is_alive(pid):  # noqa: ASYNC110 - another process sets no event of ours
-            await anyio.sleep(0.01)
+            await anyio.sleep(POLL_SECONDS)
 
 
 async def value(url: str, sql: bytes) -> object:
@@ -69,7 +71,7 @@ async def until_answers(url: str) -> None:
             try:
                 assert await value(url, b"select 1") == 1
             except psycopg.OperationalError:
-                await anyio.sleep(0.01)
+                await anyio.sleep(POLL_SECONDS)
             else:
                 return
 

@@ -44,13 +44,13 @@ async def empty_database(postgres_url: str) -> dict[str, str]:
     return {"DATABASE_URL": await _new_database(postgres_url)}
 
 
-@pytest.fixture(scope="module", params=["granian", "hypercorn"])
+@pytest.fixture(scope="session", params=["granian", "hypercorn"])
 def server(request: pytest.FixtureRequest) -> str:
     """Each of the servers that the redirector can have."""
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def plain_daemon(server: str, postgres_url: str) -> AsyncIterator[DaemonProcess]:
     """A daemon with the catalogue of `shop`; a changed offer reaches it by NOTIFY only."""
     settings = {"COUPONFLOW_REDIRECT_POLL_SECONDS": "120"}
@@ -58,7 +58,7 @@ async def plain_daemon(server: str, postgres_url: str) -> AsyncIterator[DaemonPr
         yield daemon
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def strict_daemon(server: str, postgres_url: str) -> AsyncIterator[DaemonProcess]:
     """A daemon behind a proxy, with a rate limit and a token, that soon looks for changes."""
     settings = {
@@ -85,6 +85,9 @@ async def _shop_daemon(
             await import_shop(daemon)
             await daemon.start()
             yield daemon
+            assert 'couponflow_redirects_total{outcome="error"}' not in await daemon.metrics()
+            assert "Traceback" not in daemon.stderr
+            await daemon.audit()
 
 
 async def _new_database(postgres_url: str) -> str:

@@ -16,69 +16,19 @@ import psycopg
 from anyio.abc import Process
 
 from couponflow.kernel.postgres_socket import running_server, url_of
+from tests.system.answers import AuditReport, Readiness, Stats
 from tests.system.raw_http import Answer, get, is_free
+from tests.system.waiting import until
 
 READY_SECONDS = 40.0
 EXIT_SECONDS = 40.0
 COMMAND_SECONDS = 40.0
 SETTLE_SECONDS = 40.0
-POLL_SECONDS = 0.02
 _STDERR_SHOWN = 6000
 
 # Below the range that systems give to outgoing connections, so that no client of a daemon that is
 # down gets its port; a stretch for each test process.
 _ports = itertools.count(10_000 + os.getpid() % 140 * 150)
-
-
-class HealthCheck(msgspec.Struct):
-    ok: bool
-    detail: str
-
-
-class Readiness(msgspec.Struct):
-    """What /ready answers."""
-
-    status: str
-    checks: dict[str, HealthCheck]
-
-    @property
-    def failing(self) -> set[str]:
-        return {name for name, check in self.checks.items() if not check.ok}
-
-
-class StatsTop(msgspec.Struct):
-    merchant: str
-    clicks: int
-
-
-class StatsHour(msgspec.Struct):
-    hour: str
-    clicks: int
-
-
-class Stats(msgspec.Struct):
-    """What /stats answers."""
-
-    total: int
-    last_hour: int
-    by_hour: list[StatsHour]
-    by_verdict: dict[str, int]
-    top_offers: list[StatsTop]
-    top_merchants: list[StatsTop]
-    stale: bool = False
-
-
-class AuditFinding(msgspec.Struct):
-    name: str
-    ok: bool
-    offenders: list[dict[str, str]]
-
-
-class AuditReport(msgspec.Struct):
-    """What `couponflow audit --json` prints."""
-
-    ok: bool
-    findings: list[AuditFinding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +133,15 @@ class DaemonProcess:
 
     async def ready(self) -> None:
         """Return when /ready of the redirect port answers 200."""
+
+        async def answers_ready() -> bool:
+            assert self.running, "it has exited"
+            with contextlib.suppress(OSError):
+                return (await get(self.redirect_port, "/ready")).status == 200
+            return False
+
         with self._shown_on_failure(READY_SECONDS):
-            while True:
-                assert self.running, "it has exited"
-                with contextlib.suppress(OSError):
-                    answer = await get(self.redirect_port, "/ready")
-                    if answer.status == 200:
-                        return
-                await anyio.sleep(POLL_SECONDS)
+            await until(answers_ready, seconds=READY_SECONDS)
 
     async def kill(self) -> None:
         """kill -9, unless it has ended by itself."""
@@ -206,9 +157,11 @@ class DaemonProcess:
 
     async def _embedded_postgres_ended(self) -> None:
         """Return when the embedded PostgreSQL, if there is one, has followed a killed daemon."""
-        with self._shown_on_failure(EXIT_SECONDS):
-            while running_server(self.var / "postgres") is not None:
-                await anyio.sleep(POLL_SECONDS)
+
+        async def ended() -> bool:
+            return running_server(self.var / "postgres") is None
+
+        await until(ended, seconds=EXIT_SECONDS)
 
     async def restart(self) -> None:
         """kill -9, and start again on the same folder."""
@@ -238,10 +191,13 @@ class DaemonProcess:
 
     async def says(self, text: str) -> None:
         """Return once its log holds `text`."""
+
+        async def has_said() -> bool:
+            assert self.running, "it has exited"
+            return text in self.stderr
+
         with self._shown_on_failure(SETTLE_SECONDS):
-            while text not in self.stderr:
-                assert self.running, "it has exited"
-                await anyio.sleep(POLL_SECONDS)
+            await until(has_said, seconds=SETTLE_SECONDS)
 
     async def get(
         self, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
@@ -298,12 +254,12 @@ class DaemonProcess:
 
     async def stored(self, click_ids: Sequence[str]) -> None:
         """Return once each of these clicks is a row, exactly one; fails if that does not happen."""
-        missing = set(click_ids)
+
+        async def none_is_missing() -> bool:
+            return set(click_ids) <= set(await self.stored_click_ids())
+
         with self._shown_on_failure(SETTLE_SECONDS):
-            while missing:
-                missing -= set(await self.stored_click_ids())
-                if missing:
-                    await anyio.sleep(POLL_SECONDS)
+            await until(none_is_missing, seconds=SETTLE_SECONDS)
         rows = await self.stored_click_ids()
         assert len(rows) == len(set(rows))
         assert len(click_ids) == len(set(click_ids))
@@ -314,16 +270,19 @@ class DaemonProcess:
 
     async def settled(self) -> Stats:
         """Wait until the journal and the channel are empty; return /stats, equal to the rows."""
+
+        async def nothing_waits() -> bool:
+            metrics = await self.metrics()
+            depth = metrics['couponflow_queue_depth{channel="clicks"}']
+            return metrics["couponflow_journal_backlog_bytes"] == depth == 0
+
+        async def statistics_are_live() -> bool:
+            return (await self.stats()).total == await self.count_rows()
+
         with self._shown_on_failure(SETTLE_SECONDS):
-            while True:
-                metrics = await self.metrics()
-                depth = metrics['couponflow_queue_depth{channel="clicks"}']
-                if not metrics["couponflow_journal_backlog_bytes"] and not depth:
-                    break
-                await anyio.sleep(POLL_SECONDS)
-            while (stats := await self.stats()).total != await self.count_rows():
-                await anyio.sleep(POLL_SECONDS)
-        return stats
+            await until(nothing_waits, seconds=SETTLE_SECONDS)
+            await until(statistics_are_live, seconds=SETTLE_SECONDS)
+        return await self.stats()
 
     async def count_rows(self) -> int:
         rows = await self.rows("select count(*) from affiliate_clicks")
@@ -333,7 +292,7 @@ class DaemonProcess:
     def _shown_on_failure(self, seconds: float) -> Iterator[None]:
         """Allow so many seconds; a failure shows the end of what the daemon has logged."""
         try:
-            with anyio.fail_after(seconds):
+            with anyio.fail_after(seconds + 1):
                 yield
         except (TimeoutError, AssertionError) as error:
             raise AssertionError(

@@ -13,9 +13,9 @@ import anyio
 
 from couponflow.catalogue.sample import sample_offers
 from tests.system.raw_http import HOST
+from tests.system.waiting import until
 
 RECONNECT_SECONDS = 0.01
-POLL_SECONDS = 0.005
 MORE_DEADLINE_SECONDS = 30.0
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 _CLICK_ID = re.compile(rb"[?&](?:subid|p1|sid)=([0-9a-f-]{36})")
@@ -44,9 +44,11 @@ class LoadLog:
     async def more(self, redirects: int) -> None:
         """Return once so many more redirects were given than at the time of the call."""
         wanted = len(self.click_ids) + redirects
-        with anyio.fail_after(MORE_DEADLINE_SECONDS):
-            while len(self.click_ids) < wanted:
-                await anyio.sleep(POLL_SECONDS)
+
+        async def given() -> bool:
+            return len(self.click_ids) >= wanted
+
+        await until(given, seconds=MORE_DEADLINE_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -89,8 +91,8 @@ async def _keep_asking(port: int, requests: "itertools.cycle[bytes]", log: LoadL
             await anyio.sleep(RECONNECT_SECONDS)
             continue
         try:
-            while True:
-                await _ask(reader, writer, next(requests), log)
+            while await _ask(reader, writer, next(requests), log):
+                pass
         except (OSError, asyncio.IncompleteReadError) as error:
             log.broken[type(error).__name__] += 1
         finally:
@@ -99,7 +101,8 @@ async def _keep_asking(port: int, requests: "itertools.cycle[bytes]", log: LoadL
 
 async def _ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, log: LoadLog
-) -> None:
+) -> bool:
+    """Send a request and log the answer; whether the connection may be used again."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     status = int(head[9:12])
@@ -109,6 +112,7 @@ async def _ask(
         assert found is not None, head
         log.click_ids.append(found[1].decode())
     await _read_body(reader, head.lower())
+    return b"\r\nconnection: close" not in head.lower()
 
 
 async def _read_body(reader: asyncio.StreamReader, head: bytes) -> None:

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from tests.postgres_server import PostgresServer
+from tests.system.answers import CheckReport, MigrationReport, QueueStats
 from tests.system.daemon_process import DaemonProcess
 from tests.system.load import load, sample_paths
 from tests.system.raw_http import HOST, get
+from tests.system.waiting import until
 
-POLL_SECONDS = 0.02
-HEAL_SECONDS = 20.0
 NAMED_METRICS = {
     'couponflow_redirects_total{outcome="redirected"}',
     "couponflow_redirect_seconds_count",
@@ -75,7 +75,7 @@ async def test_a_port_of_another_program_is_named(var: Path, which: str) -> None
             assert f"cannot listen on 127.0.0.1:{port}" in said
             checked = await daemon.command("check")
             assert (checked.code, f"127.0.0.1:{port}" in checked.out) == (1, True)
-        assert not (var / "postgres").exists()
+        assert not await anyio.Path(var / "postgres").exists()
         await daemon.start()
         await daemon.audit()
 
@@ -103,7 +103,7 @@ async def test_roles_that_cannot_work_are_wrong_usage(
 ) -> None:
     async with DaemonProcess(var, roles=roles) as daemon:
         assert explained in await refused_start(daemon, 2)
-        assert not var.exists()
+        assert not await anyio.Path(var).exists()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_a_wrong_setting_is_named_with_its_mend(
         said = await refused_start(daemon, 2)
         assert variable in said
         assert explained in said
-        assert not var.exists()
+        assert not await anyio.Path(var).exists()
 
 
 async def test_metrics_and_commands_agree_with_what_was_sent(
@@ -156,47 +156,6 @@ async def test_metrics_and_commands_agree_with_what_was_sent(
         await daemon.audit()
 
 
-class QueueNumbers(msgspec.Struct):
-    depth: int
-    in_flight: int
-    acknowledged: int
-
-
-class QueueState(msgspec.Struct):
-    statistics: QueueNumbers
-    dead_letters: int
-
-
-class QueueStats(msgspec.Struct):
-    """What `couponflow queue stats --json` prints."""
-
-    channels: dict[str, QueueState]
-
-
-class CheckItem(msgspec.Struct):
-    name: str
-    ok: bool
-    detail: str
-
-
-class CheckReport(msgspec.Struct):
-    """What `couponflow check --json` prints."""
-
-    ok: bool
-    checks: list[CheckItem]
-
-
-class MigrationItem(msgspec.Struct):
-    name: str
-    applied_at: str | None
-
-
-class MigrationReport(msgspec.Struct):
-    """What `couponflow migrate --status --json` prints."""
-
-    migrations: list[MigrationItem]
-
-
 async def commands_work_beside(daemon: DaemonProcess, clicks: int) -> None:
     """`queue stats`, `check` and `migrate --status` while it runs."""
     queue = await daemon.command("queue", "stats", "--json")
@@ -205,11 +164,12 @@ async def commands_work_beside(daemon: DaemonProcess, clicks: int) -> None:
     assert (state.statistics.depth, state.statistics.in_flight, state.dead_letters) == (0, 0, 0)
     assert state.statistics.acknowledged == clicks
 
-    checked = msgspec.json.decode((await daemon.command("check", "--json")).out, type=CheckReport)
-    problems = {check.name: check.detail for check in checked.checks if not check.ok}
-    # The daemon itself has the ports: `check` says so, and finds nothing else.
-    assert problems.keys() == {"[redirect] bind", "[ops] bind"}
-    assert str(daemon.ops_port) in problems["[ops] bind"]
+    checked = await daemon.command("check", "--json")
+    report = msgspec.json.decode(checked.out, type=CheckReport)
+    # Daemons with one database may share their ports, so these are no problem here.
+    assert [check for check in report.checks if not check.ok] == []
+    assert (checked.code, report.ok) == (0, True)
+    assert {"configuration", "roles", "var_dir", "database"} <= {c.name for c in report.checks}
 
     status = await daemon.command("migrate", "--status", "--json")
     assert status.code == 0, status
@@ -224,12 +184,12 @@ async def test_the_demo_s_traffic_brings_clicks_of_several_verdicts(
     environment = {**empty_database, "COUPONFLOW_SANDBOX_SHOPPERS_PER_SECOND": "100"}
     async with DaemonProcess(var, traffic=True, environment=environment) as daemon:
         await daemon.start()
-        with anyio.fail_after(HEAL_SECONDS):
-            while True:
-                stats = await daemon.stats()
-                if sum(clicks > 0 for clicks in stats.by_verdict.values()) >= 3:
-                    break
-                await anyio.sleep(POLL_SECONDS)
+
+        async def several_verdicts() -> bool:
+            return sum(n > 0 for n in (await daemon.stats()).by_verdict.values()) >= 3
+
+        await until(several_verdicts)
+        stats = await daemon.stats()
         assert stats.by_verdict["human"] > 0
         assert stats.total == sum(stats.by_verdict.values()) == stats.last_hour
         assert (await daemon.terminate()).code == 0
@@ -250,9 +210,7 @@ async def test_a_full_journal_keeps_redirecting_and_counts_what_it_could_not_rec
         paths = sample_paths(randomness)
         async with load(daemon.redirect_port, paths) as log:
             await stoppable_postgres.stop()
-            with anyio.fail_after(HEAL_SECONDS):
-                while not await unrecorded(daemon):
-                    await anyio.sleep(POLL_SECONDS)
+            await until(lambda: some_unrecorded(daemon))
             await log.more(100)
         assert log.failures == {}
         journal = (await daemon.readiness()).checks["journal"]
@@ -260,7 +218,7 @@ async def test_a_full_journal_keeps_redirecting_and_counts_what_it_could_not_rec
         assert (await daemon.metrics())["couponflow_journal_bytes"] <= 262_144
         lost = await unrecorded(daemon)
         await stoppable_postgres.start()
-        await journal_is_well(daemon)
+        await until(lambda: all_is_well(daemon))
         async with load(daemon.redirect_port, paths) as again:
             await again.more(100)
         assert again.failures == {}
@@ -276,11 +234,12 @@ async def unrecorded(daemon: DaemonProcess) -> float:
     return (await daemon.metrics())["couponflow_clicks_unrecorded_total"]
 
 
-async def journal_is_well(daemon: DaemonProcess) -> None:
-    """Return once nothing is wrong any more."""
-    with anyio.fail_after(HEAL_SECONDS):
-        while (await daemon.readiness()).failing:
-            await anyio.sleep(POLL_SECONDS)
+async def some_unrecorded(daemon: DaemonProcess) -> bool:
+    return await unrecorded(daemon) > 0
+
+
+async def all_is_well(daemon: DaemonProcess) -> bool:
+    return not (await daemon.readiness()).failing
 
 
 @pytest.mark.parametrize("server", ["granian", "hypercorn"])

@@ -10,12 +10,12 @@ import pytest
 
 from couponflow.kernel.postgres_socket import running_server
 from tests.postgres_server import PostgresServer
-from tests.system.daemon_process import DaemonProcess, Stats
+from tests.system.answers import Stats
+from tests.system.daemon_process import DaemonProcess
 from tests.system.load import load, sample_paths
+from tests.system.waiting import until
 
 OUTAGE_SECONDS = float(os.environ.get("COUPONFLOW_OUTAGE_SECONDS") or 3)
-HEAL_SECONDS = 15.0
-POLL_SECONDS = 0.02
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(90 + 2 * OUTAGE_SECONDS)]
 
@@ -27,9 +27,11 @@ def on(postgres: PostgresServer) -> dict[str, str]:
 
 async def readiness_names(daemon: DaemonProcess, failing: set[str]) -> None:
     """Return once /ready of the operators' port names exactly these checks."""
-    with anyio.fail_after(HEAL_SECONDS):
-        while (await daemon.readiness()).failing != failing:
-            await anyio.sleep(POLL_SECONDS)
+
+    async def names_them() -> bool:
+        return (await daemon.readiness()).failing == failing
+
+    await until(names_them)
 
 
 async def all_is_well(daemon: DaemonProcess) -> Stats:
@@ -59,6 +61,14 @@ async def test_shoppers_do_not_notice_an_outage_and_nothing_is_lost(
         await daemon.audit()
 
 
+async def statistics_are_stale(daemon: DaemonProcess) -> bool:
+    return (await daemon.stats()).stale
+
+
+async def statistics_are_fresh(daemon: DaemonProcess) -> bool:
+    return not (await daemon.stats()).stale
+
+
 async def test_statistics_are_stale_or_unavailable_during_an_outage_and_say_so(
     var: Path, stoppable_postgres: PostgresServer
 ) -> None:
@@ -72,14 +82,10 @@ async def test_statistics_are_stale_or_unavailable_during_an_outage_and_say_so(
         await all_is_well(daemon)
         assert not (await daemon.stats()).stale
         await stoppable_postgres.stop()
-        with anyio.fail_after(HEAL_SECONDS):
-            while not (stale := await daemon.stats()).stale:
-                await anyio.sleep(POLL_SECONDS)
-        assert stale.total == 0
+        await until(lambda: statistics_are_stale(daemon))
+        assert (await daemon.stats()).total == 0
         await stoppable_postgres.start()
-        with anyio.fail_after(HEAL_SECONDS):
-            while (await daemon.stats()).stale:
-                await anyio.sleep(POLL_SECONDS)
+        await until(lambda: statistics_are_fresh(daemon))
         await all_is_well(daemon)
         await daemon.audit()
 

@@ -1,0 +1,205 @@
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta
+from ipaddress import IPv4Address
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from couponflow.clicks import store
+from couponflow.kernel.database import Database
+from couponflow.messages import Click
+from tests.samples import (
+    BROWSER,
+    CLICKED_AT,
+    MERCHANT_ID,
+    OFFER_ID,
+    OTHER_MERCHANT_ID,
+    OTHER_OFFER_ID,
+    USER_ID,
+    insert_catalogue,
+    make_click,
+    rows_of,
+)
+
+Insert = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+async def ready(database: Database) -> Database:
+    """A database with a catalogue and a partition for the clicks of these tests."""
+    async with database.connection() as connection:
+        await insert_catalogue(connection)
+        await store.create_partition(connection, date(2026, 9, 21))
+    return database
+
+
+async def insert_missing(database: Database, *clicks: Click) -> int:
+    async with database.transaction() as connection:
+        return await store.insert_missing_clicks(connection, clicks)
+
+
+async def insert_new(database: Database, *clicks: Click) -> int:
+    async with database.transaction() as connection:
+        await store.insert_new_clicks(connection, clicks)
+    return len(clicks)
+
+
+def numbered(*numbers: int) -> list[Click]:
+    return [make_click(number) for number in numbers]
+
+
+async def counted(database: Database) -> tuple[object, ...]:
+    """Rows, and the two sums that must equal them."""
+    query = (
+        "select (select count(*) from affiliate_clicks),"
+        " (select coalesce(sum(clicks), 0) from click_minutes),"
+        " (select coalesce(sum(clicks), 0) from click_totals)"
+    )
+    return (await rows_of(database.url, query))[0]
+
+
+@pytest.fixture(params=[insert_new, insert_missing])
+def insert(request: pytest.FixtureRequest) -> Insert:
+    """Both ways to store what is new must do the same."""
+    return request.param
+
+
+async def test_offers_are_known_with_their_merchant(ready: Database) -> None:
+    async with ready.connection() as connection:
+        known = await store.known_offers(connection, [OFFER_ID, OTHER_OFFER_ID, USER_ID])
+    assert known == {OFFER_ID: MERCHANT_ID, OTHER_OFFER_ID: OTHER_MERCHANT_ID}
+
+
+async def test_a_click_is_stored_as_it_was(ready: Database, insert: Insert) -> None:
+    click = make_click(referer="https://blog.example/", clicked_at=CLICKED_AT + 0.123456)
+    assert await insert(ready, click) == 1
+    at = datetime.fromtimestamp(CLICKED_AT, UTC).replace(microsecond=123456)
+    ids = [UUID(text) for text in (click.click_id, MERCHANT_ID, OFFER_ID, USER_ID)]
+    (row,) = await rows_of(ready.url, "select * from affiliate_clicks")
+    stored_at, *rest = row[4:]
+    assert row[:4] == tuple(ids)
+    assert isinstance(stored_at, datetime)
+    assert abs(stored_at - at) <= timedelta(microseconds=1)
+    assert rest == [IPv4Address("192.0.2.1"), BROWSER, "https://blog.example/", "human"]
+
+
+async def test_counters_are_kept_by_minute_merchant_and_verdict(
+    ready: Database, insert: Insert
+) -> None:
+    clicks = [
+        make_click(1),
+        make_click(2, clicked_at=CLICKED_AT + 39.999999),
+        make_click(3, clicked_at=CLICKED_AT + 40),
+        make_click(4, verdict="bot"),
+        make_click(5, offer_id=OTHER_OFFER_ID, merchant_id=OTHER_MERCHANT_ID),
+    ]
+    assert await insert(ready, *clicks) == 5
+    first = datetime(2026, 9, 21, 14, 13, tzinfo=UTC)
+    assert await rows_of(ready.url, "select * from click_minutes order by 1, 2") == [
+        (first, "bot", 1),
+        (first, "human", 3),
+        (first + timedelta(minutes=1), "human", 1),
+    ]
+    assert await rows_of(ready.url, "select * from click_totals order by 1, 2") == [
+        (UUID(MERCHANT_ID), "bot", 1),
+        (UUID(MERCHANT_ID), "human", 3),
+        (UUID(OTHER_MERCHANT_ID), "human", 1),
+    ]
+
+
+async def test_a_click_without_an_address_is_stored_without_one(
+    ready: Database, insert: Insert
+) -> None:
+    await insert(ready, make_click(ip=""))
+    assert await rows_of(ready.url, "select ip from affiliate_clicks") == [(None,)]
+
+
+async def test_clicks_stored_before_are_left_and_not_counted_again(ready: Database) -> None:
+    assert await insert_missing(ready, *numbered(1, 2)) == 2
+    assert await insert_missing(ready, *numbered(2, 3)) == 1
+    assert await insert_missing(ready, *numbered(3, 3, 4, 4)) == 1
+    assert await insert_missing(ready, *numbered(1, 2, 3, 4)) == 0
+    assert await counted(ready) == (4, 4, 4)
+
+
+async def test_thought_to_be_new_but_stored_before_is_refused_whole(ready: Database) -> None:
+    await insert_new(ready, make_click(1))
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await insert_new(ready, *numbered(2, 1))
+    assert await counted(ready) == (1, 1, 1)
+
+
+async def test_counters_agree_with_rows_of_odd_ids_too(ready: Database) -> None:
+    """Another program may write an id in capitals, or one id at two moments."""
+    odd = [
+        make_click(1, click_id=make_click(10).click_id.upper()),
+        make_click(2),
+        make_click(2, clicked_at=CLICKED_AT + 60),
+    ]
+    assert await insert_missing(ready, *odd) == 3
+    assert await counted(ready) == (3, 3, 3)
+
+
+async def test_a_transaction_that_fails_keeps_neither_rows_nor_counters(ready: Database) -> None:
+    async def insert_and_fail() -> None:
+        async with ready.transaction() as connection:
+            await store.insert_new_clicks(connection, [make_click(1)])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await insert_and_fail()
+    assert await counted(ready) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"user_agent": "a\0b"},
+        {"referer": "\0"},
+        {"ip": "nowhere"},
+        {"click_id": "no-uuid"},
+        {"user_id": ""},
+        {"verdict": "alien"},
+        {"merchant_id": USER_ID},
+        {"clicked_at": CLICKED_AT - 86_400},
+    ],
+)
+async def test_one_click_that_cannot_be_stored_stores_none(
+    ready: Database, insert: Insert, changes: dict[str, str | float]
+) -> None:
+    with pytest.raises((psycopg.DataError, psycopg.IntegrityError)):
+        await insert(ready, make_click(1), make_click(2, **changes), make_click(3))
+    assert await counted(ready) == (0, 0, 0)
+    assert await insert(ready, *numbered(1, 3)) == 2
+
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(fields=st.lists(st.tuples(texts, texts), min_size=1, max_size=8))
+async def test_any_text_is_stored_as_it_is(ready: Database, fields: list[tuple[str, str]]) -> None:
+    """Tabs, newlines and backslashes mean something to COPY."""
+    clicks = [
+        make_click(number, user_agent=user_agent, referer=referer)
+        for number, (user_agent, referer) in enumerate(fields)
+    ]
+    async with ready.transaction() as connection:
+        await connection.execute("truncate affiliate_clicks")
+        await store.insert_new_clicks(connection, clicks)
+        cursor = await connection.execute(
+            "select user_agent, referer from affiliate_clicks order by external_click_id"
+        )
+        assert await cursor.fetchall() == fields
+
+
+async def test_a_partition_may_be_made_twice(ready: Database) -> None:
+    async with ready.connection() as connection:
+        for _ in range(2):
+            await store.create_partition(connection, date(2026, 12, 31))
+        assert await store.partition_days(connection) == {date(2026, 9, 21), date(2026, 12, 31)}
