@@ -36,7 +36,7 @@ async def insert_new_clicks(connection: psycopg.AsyncConnection, clicks: Sequenc
     `IntegrityError` or a `DataError` if one of them cannot be stored.
     """
     await _copy(connection, "copy_clicks", clicks)
-    counts = Counter(
+    counts: Counter[tuple[int, str, str]] = Counter(
         (int(click.clicked_at) // 60 * 60, click.merchant_id, click.verdict) for click in clicks
     )
     await _count(connection, counts)

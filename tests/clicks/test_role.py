@@ -154,7 +154,7 @@ async def test_partitions_are_made_ahead_without_any_click(stocked: Database) ->
     query = "select count(*) from pg_inherits where inhparent = 'affiliate_clicks'::regclass"
     async with consuming.running():
         with anyio.fail_after(PATIENCE_SECONDS):
-            while await rows_of(stocked.url, query) != [(2,)]:
+            while await rows_of(stocked.url, query) != [(2,)]:  # noqa: ASYNC110
                 await anyio.sleep(POLL_SECONDS)
 
 

@@ -1,0 +1,93 @@
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from couponflow.kernel.http import free_port
+from tests.commands.command_line import CommandLine
+
+HOST = "127.0.0.1"
+
+
+def free_ports() -> dict[str, str]:
+    return {
+        "COUPONFLOW_REDIRECT_BIND": f"{HOST}:{free_port(HOST)}",
+        "COUPONFLOW_OPS_BIND": f"{HOST}:{free_port(HOST)}",
+    }
+
+
+async def test_when_all_is_well_each_check_says_so(tmp_path: Path, database_url: str) -> None:
+    ended = await CommandLine(tmp_path, database_url).run("check", "--json", **free_ports())
+    content = ended.json()
+    assert (ended.code, content["ok"]) == (0, True)
+    checks = {check["name"]: check for check in content["checks"]}
+    assert list(checks) == [
+        "configuration",
+        "roles",
+        "var_dir",
+        "[redirect] bind",
+        "[ops] bind",
+        "database",
+    ]
+    assert checks["database"]["detail"] == "reachable; 0 of 3 migrations pending"
+    assert not (tmp_path / "var").exists()
+
+
+async def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
+    with closing(socket.socket()) as other:
+        other.bind((HOST, 0))
+        other.listen()
+        taken = f"{HOST}:{other.getsockname()[1]}"
+        (tmp_path / "var").write_text("a file")
+        url = f"postgresql://someone:secret@/shop?host={tmp_path}"
+        ended = await CommandLine(tmp_path, url).run(
+            "check",
+            "--roles",
+            "redirect",
+            COUPONFLOW_REDIRECT_BIND=taken,
+            COUPONFLOW_OPS_BIND=f"{HOST}:{free_port(HOST)}",
+            COUPONFLOW_VAR_DIR=str(tmp_path / "var" / "deeper"),
+        )
+    assert ended.code == 1
+    problems = [line for line in ended.out.splitlines() if line.startswith("problem")]
+    assert len(problems) == 4
+    assert "Add clicks" in problems[0]
+    assert "var" in problems[1]
+    assert taken in problems[2]
+    assert "PostgreSQL is away" in problems[3]
+    assert "secret" not in ended.out + ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_settings_that_are_wrong_are_all_listed(tmp_path: Path, database_url: str) -> None:
+    ended = await CommandLine(tmp_path, database_url).run(
+        "check",
+        "--json",
+        COUPONFLOW_CLICKS_FLUSH_ROWS="none",
+        COUPONFLOW_REDIRECT_BIND="nowhere",
+    )
+    content = ended.json()
+    assert (ended.code, content["ok"]) == (1, False)
+    named = " ".join(check["name"] for check in content["checks"])
+    assert "flush_rows" in named
+    assert "bind" in named
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_what_is_not_at_its_default_is_shown_and_secrets_are_not(
+    tmp_path: Path, database_url: str, as_json: bool
+) -> None:
+    arguments = ["check", "--json"] if as_json else ["check"]
+    ended = await CommandLine(tmp_path, database_url).run(
+        *arguments, COUPONFLOW_REDIRECT_STATS_TOKEN="hunter2", **free_ports()
+    )
+    assert ended.code == 0
+    assert "stats_token" in ended.out
+    assert "hunter2" not in ended.out + ended.err
+
+
+async def test_without_a_database_url_the_embedded_one_is_found(tmp_path: Path) -> None:
+    ended = await CommandLine(tmp_path, "").run("check", **free_ports())
+    assert ended.code == 0
+    assert "embedded PostgreSQL" in ended.out

@@ -1,0 +1,77 @@
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from couponflow.config import JournalSettings
+from couponflow.kernel.clock import SystemClock
+from couponflow.kernel.http import free_port
+from couponflow.kernel.journal import open_journal
+from tests.commands.command_line import CommandLine
+
+HOST = "127.0.0.1"
+
+
+def free_ports() -> dict[str, str]:
+    return {
+        "COUPONFLOW_REDIRECT_BIND": f"{HOST}:{free_port(HOST)}",
+        "COUPONFLOW_OPS_BIND": f"{HOST}:{free_port(HOST)}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("roles", "reason"),
+    [("redirect", "Add clicks"), ("email", "there is no role 'email'"), ("", "no role is named")],
+)
+async def test_roles_that_cannot_run_are_wrong_usage(
+    tmp_path: Path, roles: str, reason: str
+) -> None:
+    ended = await CommandLine(tmp_path, "").run("run", "--roles", roles)
+    assert (ended.code, ended.out) == (2, "")
+    assert reason in ended.err
+    assert not (tmp_path / "var").exists()
+
+
+async def test_settings_that_are_wrong_are_all_listed(tmp_path: Path) -> None:
+    ended = await CommandLine(tmp_path, "").run(
+        "run", COUPONFLOW_CLICKS_FLUSH_ROWS="none", COUPONFLOW_ENV="staging"
+    )
+    assert ended.code == 2
+    assert "2 problems in the configuration" in ended.err
+    assert not (tmp_path / "var").exists()
+
+
+async def test_the_demo_is_not_for_production(tmp_path: Path, database_url: str) -> None:
+    ended = await CommandLine(tmp_path, database_url).run(
+        "run", "--demo", COUPONFLOW_ENV="production", COUPONFLOW_REDIRECT_STATS_TOKEN="secret"
+    )
+    assert ended.code == 2
+    assert "--demo loads made-up data" in ended.err
+
+
+async def test_a_port_in_use_ends_it_before_anything_is_made(
+    tmp_path: Path, database_url: str
+) -> None:
+    with closing(socket.socket()) as other:
+        other.bind((HOST, 0))
+        other.listen()
+        taken = f"{HOST}:{other.getsockname()[1]}"
+        ended = await CommandLine(tmp_path, database_url).run(
+            "run", **{**free_ports(), "COUPONFLOW_REDIRECT_BIND": taken}
+        )
+    assert ended.code == 1
+    assert f"cannot listen on {taken}" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "var").exists()
+
+
+async def test_a_second_daemon_on_one_var_folder_is_refused(
+    tmp_path: Path, database_url: str
+) -> None:
+    with open_journal(tmp_path / "var" / "journal", JournalSettings(), SystemClock()):
+        ended = await CommandLine(tmp_path, database_url).run("run", **free_ports())
+    assert ended.code == 1
+    assert ended.err.count("error: ") == 1
+    assert "journal" in ended.err
+    assert "Traceback" not in ended.err

@@ -1,0 +1,46 @@
+import pytest
+
+from couponflow.roles import GROUPS, ROLES, RolesInvalid, parse_roles
+
+
+@pytest.mark.parametrize(
+    ("text", "roles"),
+    [
+        ("all", ("redirect", "clicks")),
+        ("clicks", ("clicks",)),
+        ("workers", ("clicks",)),
+        ("redirect,workers", ("redirect", "clicks")),
+        ("clicks,redirect", ("redirect", "clicks")),
+        (" clicks , redirect,, clicks", ("redirect", "clicks")),
+    ],
+)
+def test_names_and_groups_become_roles_in_their_usual_order(
+    text: str, roles: tuple[str, ...]
+) -> None:
+    assert parse_roles(text) == roles
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", " , "])
+def test_no_role_is_refused(text: str) -> None:
+    with pytest.raises(RolesInvalid, match="no role is named"):
+        parse_roles(text)
+
+
+@pytest.mark.parametrize("text", ["redirects", "all,email", "REDIRECT"])
+def test_an_unknown_role_is_refused_with_those_there_are(text: str) -> None:
+    with pytest.raises(RolesInvalid) as refused:
+        parse_roles(text)
+    assert repr(text.rpartition(",")[2]) in str(refused.value)
+    assert "Roles: redirect, clicks. Groups: all, workers." in str(refused.value)
+
+
+def test_a_producer_without_its_consumer_is_refused_and_told_what_to_add() -> None:
+    with pytest.raises(RolesInvalid) as refused:
+        parse_roles("redirect")
+    assert "'clicks'" in str(refused.value)
+    assert "Add clicks (or workers) to --roles." in str(refused.value)
+
+
+def test_groups_hold_roles_only() -> None:
+    for roles in GROUPS.values():
+        assert set(roles) <= set(ROLES)
