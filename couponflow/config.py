@@ -74,7 +74,7 @@ class JournalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class ClicksSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     flush_seconds: Seconds = 0.5
     """The longest a click waits for others before its batch is written."""
-    flush_rows: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
+    flush_rows: Annotated[int, Meta(ge=1, le=100_000)] = 2_000
     """Clicks in a batch at most."""
     partitions_ahead_days: Annotated[int, Meta(ge=1, le=366)] = 7
     """Daily partitions of `affiliate_clicks` made before their day comes."""

@@ -31,6 +31,9 @@ class FakeHeaders:
     def get(self, key: str, /) -> str | None:
         return next((value for name, value in self.pairs if name == key), None)
 
+    def __contains__(self, key: str, /) -> bool:
+        return any(name == key for name, _ in self.pairs)
+
     def get_all(self, key: str, /) -> list[str]:
         return [value for name, value in self.pairs if name == key]
 

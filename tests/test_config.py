@@ -68,10 +68,10 @@ def only_problem(environment: dict[str, str]) -> ConfigurationProblem:
             "140000",
         ),
         (
-            {"CHANNELS_CAPACITY": "4999", "CHANNELS_DEPTH_ALARM": "1"},
+            {"CHANNELS_CAPACITY": "1999", "CHANNELS_DEPTH_ALARM": "1"},
             "[channels] capacity",
-            "is 4999, so a batch of [clicks] flush_rows = 5000 can never be full",
-            "20000",
+            "is 1999, so a batch of [clicks] flush_rows = 2000 can never be full",
+            "8000",
         ),
         (
             {"CHANNELS_DEPTH_ALARM": "20001"},

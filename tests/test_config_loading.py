@@ -329,7 +329,7 @@ def test_a_section_given_as_a_value_is_a_problem_that_does_not_show_it(tmp_path:
     [
         ("REDIRECT_RATE_LIMIT_PER_MINUTE", "-1", "a whole number of at least 0", "100"),
         ("REDIRECT_RATE_LIMIT_PER_MINUTE", "many", "a whole number of at least 0", "100"),
-        ("CLICKS_FLUSH_ROWS", "100001", "a whole number from 1 to 100000", "5000"),
+        ("CLICKS_FLUSH_ROWS", "100001", "a whole number from 1 to 100000", "2000"),
         ("CLICKS_FLUSH_SECONDS", "0", "a number above 0", "0.5"),
         ("CLICKS_FLUSH_SECONDS", "inf", "a number above 0", "0.5"),
         ("JOURNAL_FSYNC_SECONDS", "nan", "a number of at least 0", "1.0"),
@@ -350,8 +350,8 @@ def test_a_wrong_value_is_described(variable: str, value: str, problem: str, exa
     [
         ("[http]\ntrusted_proxies = '::1'", "a list of texts, not '::1'", "['10.0.0.0/8']"),
         ("[http]\ntrusted_proxies = [1]", "a list of texts, not [1]", "['10.0.0.0/8']"),
-        ("[clicks]\nflush_rows = true", "a whole number from 1 to 100000, not true", "5000"),
-        ("[clicks]\nflush_rows = 1.0", "a whole number from 1 to 100000, not 1.0", "5000"),
+        ("[clicks]\nflush_rows = true", "a whole number from 1 to 100000, not true", "2000"),
+        ("[clicks]\nflush_rows = 1.0", "a whole number from 1 to 100000, not 1.0", "2000"),
         ("[env]", "one of development, production, not a section", "'development'"),
         ("var_dir = 2026-01-01", "a text, not 2026-01-01", "'./var'"),
     ],
@@ -404,7 +404,7 @@ def test_the_message_has_a_line_for_each_problem() -> None:
     assert str(raised.value).splitlines() == [
         "2 problems in the configuration:",
         "  - [clicks] flush_rows (COUPONFLOW_CLICKS_FLUSH_ROWS): must be a whole number from 1 to "
-        "100000, not '0' (example: 5000)",
+        "100000, not '0' (example: 2000)",
         "  - [log] level (COUPONFLOW_LOG_LEVEL): must be one of debug, error, info, warning, not "
         "'loud' (example: info)",
     ]

@@ -45,7 +45,7 @@ class BatchWriter:
         if strays:
             await self._bury(strays, attempt)
         if good:
-            await self._partitions.make_for(click.clicked_at for click in good)
+            await self._partitions.make_for([click.clicked_at for click in good])
             await self._store(good, attempt)
 
     async def _sort(self, clicks: Sequence[Click]) -> tuple[list[Click], list[tuple[Click, str]]]:

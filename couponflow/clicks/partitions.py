@@ -1,6 +1,6 @@
 """One partition a day, made before the day begins."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
 
 import psycopg
@@ -35,9 +35,10 @@ class Partitions:
         today = datetime.fromtimestamp(self._clock.now(), UTC).date()
         await self.make(today + timedelta(days=ahead) for ahead in range(self._ahead_days + 1))
 
-    async def make_for(self, clicked_at: Iterable[float]) -> None:
+    async def make_for(self, moments: Collection[float]) -> None:
         """Make the partitions these moments fall into."""
-        days = {int(moment // SECONDS_A_DAY) for moment in clicked_at}
+        first, last = int(min(moments) // SECONDS_A_DAY), int(max(moments) // SECONDS_A_DAY)
+        days = {first} if first == last else {int(moment // SECONDS_A_DAY) for moment in moments}
         await self.make(date(1970, 1, 1) + timedelta(days=day) for day in days)
 
     async def make(self, days: Iterable[date]) -> None:

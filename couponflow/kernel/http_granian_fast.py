@@ -1,9 +1,9 @@
-"""granian's fast path: a request answered in the call that brings it, without the event loop.
+"""granian's fast path: requests answered on the event loop without a task for each.
 
-granian reads and parses requests on threads of its own, outside the interpreter lock, then calls
-into Python from one worker thread. Usually that call only wakes the event loop, which makes a
-task. A `FastHandler` answers in that very call instead: no wake-up, no task, no switch of
-threads. What it will not answer at once goes to the event loop as usual.
+granian reads and parses requests on threads of its own, outside the interpreter lock. For each it
+then wakes the event loop, which makes a task. Here the loop is woken once for all that wait, and
+a `FastHandler` answers them one after the other in plain calls; only what it will not answer at
+once becomes a task.
 
 The hook is granian's scheduler, which it does not promise to keep: the dependency is pinned, and
 `tests/kernel/test_http_granian_fast.py` holds what is relied on here.
@@ -11,6 +11,7 @@ The hook is granian's scheduler, which it does not promise to keep: the dependen
 
 import asyncio
 import importlib
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -28,10 +29,11 @@ _granian: Any = importlib.import_module("granian._granian")
 
 
 class RsgiHeaders(Protocol):
-    """A request's headers; names in lower case."""
+    """A request's headers; names in lower case. A value that is not ASCII is there but hidden."""
 
     def get(self, key: str, /) -> str | None: ...
     def get_all(self, key: str, /) -> list[str]: ...
+    def __contains__(self, key: str, /) -> bool: ...
 
 
 class RsgiScope(Protocol):
@@ -57,18 +59,17 @@ class RsgiProtocol(Protocol):
 
 
 class FastHandler(Protocol):
-    """An application whose usual answer needs neither waiting nor the event loop."""
+    """An application whose usual answer needs no waiting."""
 
     def answer_now(self, scope: RsgiScope, protocol: RsgiProtocol) -> bool:
         """Answer at once and return True, or leave the request alone and return False.
 
-        Called on granian's worker thread, one call at a time: it must not block, must not touch
-        the event loop, and must not raise.
+        Called on the event loop: it must not block, and must not raise.
         """
         ...
 
     async def answer_later(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
-        """Answer on the event loop; must not raise."""
+        """Answer what takes waiting, in a task of its own; must not raise."""
         ...
 
 
@@ -130,7 +131,7 @@ async def _spawn_worker(
 
 
 class _FastScheduler(_granian.CallbackScheduler):
-    """Calls the handler where granian's own scheduler would wake the event loop."""
+    """Wakes the event loop for a burst of requests where granian's own would for each."""
 
     def __new__(
         cls, loop: asyncio.AbstractEventLoop, handler: FastHandler, later: TaskGroup
@@ -148,10 +149,27 @@ class _FastScheduler(_granian.CallbackScheduler):
             await handler.answer_later(watcher.scope, watcher.proto)
             watcher.done()
 
+        # Bounded by granian, which takes in no more than the listener's connections.
+        waiting: deque[_Watcher] = deque()
+        woken = False
+
+        def answer_waiting() -> None:
+            nonlocal woken
+            woken = False
+            # Those that come meanwhile have woken the loop again: it gets to other work first.
+            for _ in range(len(waiting)):
+                watcher = waiting.popleft()
+                if answer_now(watcher.scope, watcher.proto):
+                    watcher.done()
+                else:
+                    later.start_soon(finish, watcher)
+
         def schedule(watcher: _Watcher) -> None:
-            if answer_now(watcher.scope, watcher.proto):
-                watcher.done()
-            else:
-                loop.call_soon_threadsafe(later.start_soon, finish, watcher)
+            # On granian's thread, with the interpreter lock.
+            nonlocal woken
+            waiting.append(watcher)
+            if not woken:
+                woken = True
+                loop.call_soon_threadsafe(answer_waiting)
 
         self._schedule_fn = schedule

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
@@ -114,12 +115,7 @@ class LatencyHistogram:
 
     def observe(self, seconds: float) -> None:
         self._total_seconds += seconds
-        bucket = 0
-        for bound in LATENCY_BOUNDS_SECONDS:
-            if seconds <= bound:
-                break
-            bucket += 1
-        self._counts[bucket] += 1
+        self._counts[bisect_left(LATENCY_BOUNDS_SECONDS, seconds)] += 1
 
     def metric(self, name: str, documentation: str) -> HistogramMetricFamily:
         running = 0

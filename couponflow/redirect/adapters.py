@@ -62,7 +62,10 @@ class AsgiAdapter:
             {
                 "type": "http.response.start",
                 "status": answer.status,
-                "headers": [(name.encode(), value.encode()) for name, value in answer.headers],
+                "headers": [
+                    *((name.encode(), value.encode()) for name, value in answer.headers),
+                    (b"content-length", str(len(answer.body)).encode()),
+                ],
             }
         )
         body = b"" if method == "HEAD" else answer.body
@@ -81,6 +84,9 @@ class AsgiHeaders:
             if name == wanted:
                 return value.decode("latin-1")
         return None
+
+    def __contains__(self, key: str, /) -> bool:
+        return self.get(key) is not None
 
     def get_all(self, key: str, /) -> list[str]:
         wanted = key.encode()

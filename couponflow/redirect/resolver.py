@@ -31,6 +31,7 @@ Reason = Literal[
 """Why a tracked link was not followed; stable, and the end of the problem's `type`."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNREADABLE = "(not ASCII)"
 _LOOSE_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}").fullmatch
 
 
@@ -124,7 +125,7 @@ class Resolver:
         if offer.merchant.slug != slug or not offer.starts_at <= now < offer.ends_at:
             return _refuse(offer, slug, now)
 
-        user_agent = _clean(headers.get("user-agent"), MAX_USER_AGENT_CHARACTERS)
+        user_agent = _read(headers, "user-agent", MAX_USER_AGENT_CHARACTERS)
         click = Click(
             self._ids.make(now),
             offer.merchant.merchant_id,
@@ -133,7 +134,7 @@ class Resolver:
             now,
             address,
             user_agent,
-            _clean(headers.get("referer"), MAX_REFERER_CHARACTERS),
+            _read(headers, "referer", MAX_REFERER_CHARACTERS),
             self._judge.judge(method, headers, user_agent, path, monotonic),
         )
         return Redirect(click.click_id.join(offer.parts), click)
@@ -162,10 +163,12 @@ def _refuse(offer: OfferEntry, slug: str, now: float) -> Resolution:
     return Detour(fallback) if fallback else _ENDED
 
 
-def _clean(value: str | None, max_characters: int) -> str:
+def _read(headers: Headers, name: str, max_characters: int) -> str:
     """A header's value as it may be stored: bounded, and free of control characters."""
+    value = headers.get(name)
     if value is None:
-        return ""
+        # A server may hide a value that is not ASCII; a person who sent one is no crawler.
+        return _UNREADABLE if name in headers else ""
     if len(value) > max_characters:
         value = value[:max_characters]
     return value if value.isprintable() else _CONTROL.sub(" ", value)
