@@ -3,6 +3,7 @@
 import gc
 import random
 from collections.abc import Callable
+from contextlib import aclosing
 from string import punctuation
 from urllib.parse import quote
 
@@ -85,10 +86,11 @@ class CatalogueMirror:
                 self._merchants[row.merchant_id] = _compile(row)
             merchant_ids = [row.merchant_id for row in rows] if since else []
             seen: set[str] | None = set() if not since and self._offers else None
-            async for offer in store.offers_since(connection, since, merchant_ids):
-                self._take(*offer)
-                if seen is not None:
-                    seen.add(offer[0])
+            async with aclosing(store.offers_since(connection, since, merchant_ids)) as offers:
+                async for offer in offers:
+                    self._take(*offer)
+                    if seen is not None:
+                        seen.add(offer[0])
         if seen is not None:
             for gone in self._offers.keys() - seen:
                 del self._offers[gone]

@@ -1,8 +1,9 @@
 """What the redirector reads from PostgreSQL: the catalogue, and the counters for /stats."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
+import anyio
 import msgspec
 import psycopg
 
@@ -10,6 +11,7 @@ from couponflow.kernel.database import load_queries
 
 _queries = load_queries("redirect")
 _ROWS_A_FETCH = 1_000
+_CLOSE_SECONDS = 5.0
 
 
 class MerchantRow(msgspec.Struct, frozen=True):
@@ -40,15 +42,22 @@ async def merchants_since(connection: psycopg.AsyncConnection, since: int) -> li
 
 async def offers_since(
     connection: psycopg.AsyncConnection, since: int, merchant_ids: Sequence[str]
-) -> AsyncIterator[tuple[str, str, str, float, float]]:
-    """Offer id, merchant id, URL, start and end (seconds since the epoch), a page at a time."""
-    async with connection.cursor(name="offers_since") as cursor:
-        cursor.itersize = _ROWS_A_FETCH
+) -> AsyncGenerator[tuple[str, str, str, float, float], None]:
+    """Offer id, merchant id, URL, start and end (seconds since the epoch), a page at a time.
+
+    Close the generator (`aclosing`) if it is not read to its end.
+    """
+    cursor = connection.cursor(name="offers_since")
+    cursor.itersize = _ROWS_A_FETCH
+    try:
         await cursor.execute(
             _queries["offers_since"], {"since": str(since), "merchant_ids": list(merchant_ids)}
         )
         async for offer_id, merchant_id, url, starts_at, ends_at in cursor:
             yield offer_id, merchant_id, url, starts_at, ends_at
+    finally:
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await cursor.close()
 
 
 class TopOffer(msgspec.Struct, frozen=True):
