@@ -267,7 +267,7 @@ async def test_while_postgresql_is_away_the_offers_stay_and_then_catch_up(
             await stoppable_postgres.start()
             await retire_all(stoppable_postgres.url)
             await until(lambda: all(o.ends_at == -FOREVER for o in mirrored.offers.values()))
-            assert mirrored.check() == (True, "2 offers")
+            await until(lambda: mirrored.check() == (True, "2 offers"))
 
 
 async def fill(url: str) -> None:
