@@ -5,6 +5,7 @@ pass through folders closed to others (root's own home, most often), so the chil
 capability that opens exactly those, and nothing else of root's.
 """
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -19,6 +20,8 @@ DAC_READ_SEARCH = 2
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_NO_SETUID_FIXUP = 4
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -110,6 +113,9 @@ def _become(account: Account) -> None:
         os.setuid(account.uid)
         return
     _prctl(_PR_SET_KEEPCAPS, 1)
+    # Without this bit access(2), by which initdb looks for its own programs, ignores the capability.
+    with contextlib.suppress(OSError):
+        _prctl(_PR_SET_SECUREBITS, _NO_SETUID_FIXUP)
     os.setuid(account.uid)
     bit = 1 << account.capability
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)

@@ -12,7 +12,6 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     title: str
     status: int
     detail: str = ""
-    request_id: str = ""
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

@@ -89,3 +89,20 @@ def test_a_child_of_root_is_nobody_with_one_capability_and_others_stay_who_they_
     held = 0 if account is None else 1 << DAC_OVERRIDE
     assert status["Uid"].split() == [str(uid)] * 4
     assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")] == [held] * 3
+
+
+def test_the_capability_holds_for_the_question_whether_a_file_may_be_read(tmp_path: Path) -> None:
+    """initdb asks so for its own programs before it runs them."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "file").write_text("x")
+    (closed / "file").chmod(0o644)
+    account = Account(*nobody(), DAC_READ_SEARCH) if os.geteuid() == 0 else None
+    child = subprocess.run(
+        [sys.executable, "-c", f"import os; print(os.access({str(closed / 'file')!r}, os.R_OK))"],
+        preexec_fn=child_setup(account, SIGTERM),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert child.stdout == "True\n"

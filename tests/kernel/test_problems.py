@@ -4,14 +4,13 @@ from couponflow.kernel.problems import CONTENT_TYPE, Problem, problem_type
 
 
 def test_a_problem_is_what_rfc_9457_says() -> None:
-    problem = Problem(problem_type("offer-ended"), "Ended", 410, "It has ended.", "r-1")
+    problem = Problem(problem_type("offer-ended"), "Ended", 410, "It has ended.")
     assert CONTENT_TYPE == "application/problem+json"
     assert msgspec.json.decode(problem.encode()) == {
         "type": "urn:couponflow:problem:offer-ended",
         "title": "Ended",
         "status": 410,
         "detail": "It has ended.",
-        "request_id": "r-1",
     }
 
 
