@@ -9,31 +9,38 @@ from couponflow import __version__
 
 _CONFIG_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _CSV_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+def _use_config(context: click.Context, parameter: click.Parameter, config: Path | None) -> None:
+    """Make the file the context's object, which the contexts below it inherit."""
+    if config is not None:
+        context.obj = config
+
+
+_config = click.option(
+    "--config",
+    type=_CONFIG_FILE,
+    expose_value=False,
+    callback=_use_config,
+    help="Settings file; ./couponflow.toml if it is there. The environment wins over it.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, package_name="couponflow")
-@click.option(
-    "--config",
-    type=_CONFIG_FILE,
-    help="Settings file; ./couponflow.toml if it is there. The environment wins over it.",
-)
-@click.pass_context
-def main(context: click.Context, config: Path | None) -> None:
+@_config
+def main() -> None:
     """The back end of a coupon and cashback business in one daemon."""
-    context.obj = config
 
 
 @main.command()
 @click.option("--roles", default="all", show_default=True, help="Roles or groups, by commas.")
 @click.option("--demo", is_flag=True, help="Load a sample catalogue and simulate the networks.")
 @click.option("--traffic", is_flag=True, help="With --demo: send a stream of made-up shoppers.")
-@click.option("--config", type=_CONFIG_FILE, help="Settings file.")
+@_config
 @click.pass_obj
-def run(
-    config_before: Path | None, roles: str, demo: bool, traffic: bool, config: Path | None
-) -> None:
+def run(config: Path | None, roles: str, demo: bool, traffic: bool) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; a second signal exits at once.
 
     Without DATABASE_URL it brings its own PostgreSQL, in var/postgres.
@@ -42,15 +49,19 @@ def run(
 
     if traffic and not demo:
         raise click.UsageError("--traffic goes with --demo")
-    run_command(config or config_before, roles, demo=demo, traffic=traffic)
+    run_command(config, roles, demo=demo, traffic=traffic)
 
 
 @main.command()
 @click.option("--roles", default="all", show_default=True, help="Roles it would run with.")
+@_config
 @_json
 @click.pass_obj
 def check(config: Path | None, roles: str, as_json: bool) -> None:
-    """Check configuration, ports, folders and connections; name every problem at once."""
+    """Check configuration, ports, folders and connections; name every problem at once.
+
+    The exit code is 2 if the configuration or --roles is wrong, 1 for any other problem.
+    """
     from couponflow.commands.check import check_command
 
     check_command(config, roles, as_json=as_json)
@@ -58,6 +69,7 @@ def check(config: Path | None, roles: str, as_json: bool) -> None:
 
 @main.command()
 @click.option("--status", is_flag=True, help="Show which migrations are applied; change nothing.")
+@_config
 @_json
 @click.pass_obj
 def migrate(config: Path | None, status: bool, as_json: bool) -> None:
@@ -90,15 +102,18 @@ def _add_import(
         help=f"""Import FILE, a CSV with the header {columns}.
 
         Good rows are inserted or updated, in one transaction. Bad rows are reported with line and
-        reason, and written to a rejects file.""",
+        reason, and written to a rejects file; a dry run writes one only with --rejects.
+
+        The exit code is 1 if there are rows and every one is bad, else 0.""",
     )
     @click.argument("file", type=_CSV_FILE)
     @click.option("--dry-run", is_flag=True, help="Report every bad row; change nothing.")
     @click.option(
         "--rejects",
         type=click.Path(dir_okay=False, writable=True, path_type=Path),
-        help="Where bad rows go; FILE with .rejects.csv at its end if not given.",
+        help="Where bad rows go; else FILE.rejects.csv, in the current folder if not beside FILE.",
     )
+    @_config
     @_json
     @click.pass_obj
     def import_(
@@ -124,6 +139,7 @@ def queue() -> None:
 
 
 @queue.command()
+@_config
 @_json
 @click.pass_obj
 def stats(config: Path | None, as_json: bool) -> None:
@@ -134,10 +150,14 @@ def stats(config: Path | None, as_json: bool) -> None:
 
 
 @main.command()
+@_config
 @_json
 @click.pass_obj
 def audit(config: Path | None, as_json: bool) -> None:
-    """Check named invariants over everything stored; exit 1 if one does not hold."""
+    """Check named invariants over everything stored; exit 1 if one does not hold.
+
+    It changes nothing: the schema must be current.
+    """
     from couponflow.commands.audit import audit_command
 
     audit_command(config, as_json=as_json)

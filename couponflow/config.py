@@ -276,19 +276,22 @@ def _broken_limits(settings: Settings) -> Iterator[BrokenRule]:
             f"[journal] segment_bytes = {journal.segment_bytes}",
             str(2 * journal.segment_bytes),
         )
-    if channels.capacity < settings.clicks.flush_rows:
+    # While PostgreSQL is away, one batch is out with its writer and no longer waits.
+    waiting_max = channels.capacity - settings.clicks.flush_rows
+    if waiting_max <= 0:
         yield BrokenRule(
             ("channels.capacity", "clicks.flush_rows"),
-            f"is {channels.capacity}, so a batch of [clicks] flush_rows = "
-            f"{settings.clicks.flush_rows} can never be full",
+            f"is {channels.capacity}, so no click can wait beside a full batch of "
+            f"[clicks] flush_rows = {settings.clicks.flush_rows}",
             str(4 * settings.clicks.flush_rows),
         )
-    if channels.depth_alarm > channels.capacity:
+    elif channels.depth_alarm > waiting_max:
         yield BrokenRule(
-            ("channels.depth_alarm", "channels.capacity"),
-            f"is {channels.depth_alarm}, more than [channels] capacity = {channels.capacity} "
-            "lets wait, so it can never ring",
-            str(channels.capacity * 3 // 4),
+            ("channels.depth_alarm", "channels.capacity", "clicks.flush_rows"),
+            f"is {channels.depth_alarm}, and no more than {waiting_max} ever wait ([channels] "
+            f"capacity = {channels.capacity} less [clicks] flush_rows = "
+            f"{settings.clicks.flush_rows}), so it can never ring",
+            str(max(1, waiting_max * 5 // 6)),
         )
 
 

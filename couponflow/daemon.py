@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
+import msgspec
 import structlog
 from prometheus_client import PlatformCollector, ProcessCollector
 
@@ -28,6 +29,7 @@ from couponflow.kernel.audit import Invariant
 from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.database import Database
+from couponflow.kernel.embedded_postgres import STOP_SECONDS, embedded_postgres
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.http import Listener, ServerName, free_port, require_available
 from couponflow.kernel.journal import Journal, open_journal
@@ -56,6 +58,8 @@ with the default of 5 ms the slowest percent of redirects take twice as long."""
 WAIT_FOR_DATABASE_SECONDS = 60.0
 ROLES_SHARE_OF_DEADLINE = 0.8
 """The rest of the shutdown's time is for closing what the roles stood on."""
+CLOSE_SECONDS_MIN = 1.0
+"""What the embedded PostgreSQL gets to stop even when the roles have used up the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ async def run_daemon(
 ) -> None:
     """Run until a signal, and return when everything is closed.
 
+    A signal during the start ends the start. From the signal on it takes the shutdown's deadline.
     Raises `PortUnavailable`, `JournalLocked`, `DatabaseAway` and the errors of
     migrations, before anything is served; the text of each is for the operator.
     """
@@ -93,9 +98,15 @@ async def run_daemon(
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         await tasks.start(partial(stop_on_signals, stop))
-        async with contextlib.AsyncExitStack() as stack:
-            await daemon.open(stack)
-            await daemon.run(stop, on_running)
+        # Around the stack, for what is opened in a scope must be closed in it.
+        with anyio.CancelScope() as opening:
+            tasks.start_soon(daemon.heed, stop, opening)
+            async with contextlib.AsyncExitStack() as stack:
+                await daemon.open(stack)
+                if not stop.is_set():
+                    await daemon.run(stop, on_running)
+        if opening.cancelled_caught:
+            _log.info("stopped while starting")
         tasks.cancel_scope.cancel()
 
 
@@ -122,6 +133,9 @@ class _Daemon:
         self._sources: list[MetricSource] = [self._queues, self._role_metrics]
         self._roles: list[Role] = []
         self._listeners = self._make_listeners()
+        self._journal_folder = settings.var_path / redirect_audit.JOURNAL_FOLDER
+        self._opened = False
+        self._closed_by: float | None = None
 
     def _make_listeners(self) -> dict[str, Listener]:
         def listener(bind: str, server: ServerName, max_connections: int) -> Listener:
@@ -148,11 +162,10 @@ class _Daemon:
         journal = None
         if "redirect" in self._options.roles:
             # Before PostgreSQL: a second daemon on this var folder is told so at once.
-            folder = settings.var_path / redirect_audit.JOURNAL_FOLDER
-            journal = stack.enter_context(open_journal(folder, settings.journal, self._clock))
-        database = await stack.enter_async_context(
-            open_current_postgres(settings, wait_seconds=WAIT_FOR_DATABASE_SECONDS)
-        )
+            journal = stack.enter_context(
+                open_journal(self._journal_folder, settings.journal, self._clock)
+            )
+        database = await self._open_database(stack)
         if journal is not None:
             self._add_redirect(journal, database)
         if "clicks" in self._options.roles:
@@ -161,6 +174,32 @@ class _Daemon:
             await load_sample(database, self._listeners["sandbox"].local_url)
             self._add_sandbox()
         self._add_ops(database)
+        self._opened = True
+
+    async def heed(self, stop: anyio.Event, opening: anyio.CancelScope) -> None:
+        """Note when all must be over once `stop` is set, and give up an opening under way."""
+        await stop.wait()
+        self._closed_by = anyio.current_time() + self._settings.shutdown.deadline
+        if not self._opened:
+            opening.cancel()
+
+    def _close_seconds(self) -> float:
+        """What is left until all must be over; the server's own time when nobody is waiting."""
+        if self._closed_by is None:
+            return STOP_SECONDS
+        return max(CLOSE_SECONDS_MIN, self._closed_by - anyio.current_time())
+
+    async def _open_database(self, stack: contextlib.AsyncExitStack) -> Database:
+        settings = self._settings
+        if not settings.database.url:
+            url = await stack.enter_async_context(
+                embedded_postgres(settings.var_path / "postgres", stop_seconds=self._close_seconds)
+            )
+            replaced = msgspec.structs.replace(settings.database, url=url)
+            settings = msgspec.structs.replace(settings, database=replaced)
+        return await stack.enter_async_context(
+            open_current_postgres(settings, wait_seconds=WAIT_FOR_DATABASE_SECONDS)
+        )
 
     def _add_redirect(self, journal: Journal, database: Database) -> None:
         settings = self._settings
@@ -172,6 +211,7 @@ class _Daemon:
             trusted_proxies=settings.http.trusted_proxies,
             listener=self._listeners["redirect"],
             journal=journal,
+            journal_folder=self._journal_folder,
             channel=self._clicks,
             database=database,
             health=self._health,

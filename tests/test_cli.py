@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -70,3 +71,19 @@ def test_the_module_is_the_command() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.endswith(f"{__version__}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_settings_file_may_be_named_before_and_after_a_command(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "wrong.toml").write_text("[clicks]\nflush_rows = 0\n")
+    (tmp_path / "rows.csv").write_text("a\n")
+    words = (
+        [*command.split(), str(tmp_path / "rows.csv")] if "import" in command else command.split()
+    )
+    option = ["--config", str(tmp_path / "wrong.toml")]
+    for arguments in ([*option, *words], [*words, *option]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert "Usage:" not in result.output

@@ -68,15 +68,16 @@ def only_problem(environment: dict[str, str]) -> ConfigurationProblem:
             "140000",
         ),
         (
-            {"CHANNELS_CAPACITY": "1999", "CHANNELS_DEPTH_ALARM": "1"},
+            {"CHANNELS_CAPACITY": "2000", "CHANNELS_DEPTH_ALARM": "1"},
             "[channels] capacity",
-            "is 1999, so a batch of [clicks] flush_rows = 2000 can never be full",
+            "is 2000, so no click can wait beside a full batch of [clicks] flush_rows = 2000",
             "8000",
         ),
         (
-            {"CHANNELS_DEPTH_ALARM": "20001"},
+            {"CHANNELS_DEPTH_ALARM": "18001"},
             "[channels] depth_alarm",
-            "is 20001, more than [channels] capacity = 20000 lets wait, so it can never ring",
+            "is 18001, and no more than 18000 ever wait ([channels] capacity = 20000 less [clicks] "
+            "flush_rows = 2000), so it can never ring",
             "15000",
         ),
         (
@@ -119,7 +120,7 @@ def test_a_broken_rule_names_the_key_and_a_way_out(
     [
         {"DATABASE_POOL_MIN": "8"},
         {"JOURNAL_SEGMENT_BYTES": "70000", "JOURNAL_MAX_BYTES": "140000"},
-        {"CHANNELS_CAPACITY": "5000", "CHANNELS_DEPTH_ALARM": "5000"},
+        {"CHANNELS_CAPACITY": "5000", "CHANNELS_DEPTH_ALARM": "3000"},
         {"OPS_BIND": "127.0.0.1:0", "REDIRECT_BIND": "127.0.0.1:0", "SANDBOX_BIND": "[::1]:0"},
         {"HTTP_TRUSTED_PROXIES": "10.0.0.1,fd00::/8"},
         {"REDIS_URL": "rediss://h"},

@@ -8,12 +8,14 @@ _queries = load_queries("clicks")
 INVARIANTS = (
     query_invariant(
         "click-minutes-agree",
-        "Every minute's counters equal the click rows of that minute.",
+        "Every minute's counters equal the click rows of that minute; where the partition was "
+        "dropped, they are at least as high as the rows that came later.",
         _queries["audit_counters_against_rows"],
     ),
     query_invariant(
         "click-totals-agree",
-        "Every merchant's totals equal its click rows.",
+        "Every merchant's total of a verdict equals its click rows; once a partition with that "
+        "verdict was dropped, it is at least as high as the rows that are left.",
         _queries["audit_totals_against_rows"],
     ),
     query_invariant(

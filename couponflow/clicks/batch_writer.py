@@ -8,7 +8,7 @@ import structlog
 
 from couponflow.clicks import store
 from couponflow.clicks.metrics import ClicksMetrics
-from couponflow.clicks.partitions import Partitions
+from couponflow.clicks.partitions import PartitionMissing, Partitions
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database
 from couponflow.kernel.dead_letters import DeadLetter, bury
@@ -38,8 +38,8 @@ class BatchWriter:
     async def write(self, clicks: Sequence[Click], attempt: int) -> None:
         """Store or bury every click of a batch; when it returns, each is in one place or the other.
 
-        Raises `DatabaseAway` (and whatever else is worth trying again) having changed nothing that
-        a second call would not leave as it is.
+        Raises `DatabaseAway` or `PartitionMissing` (and whatever else is worth trying again) having
+        changed nothing that a second call would not leave as it is.
         """
         good, strays = await self._sort(clicks)
         if strays:
@@ -81,7 +81,7 @@ class BatchWriter:
     async def _store(self, clicks: Sequence[Click], attempt: int) -> None:
         """Insert a batch; if one click in it cannot be stored, close in on it by halves."""
         try:
-            new = await self._insert(clicks)
+            new = await self._insert_into_partitions(clicks)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if len(clicks) == 1:
                 await self._bury([(clicks[0], str(error).partition("\n")[0])], attempt)
@@ -91,6 +91,25 @@ class BatchWriter:
             await self._store(clicks[middle:], attempt)
             return
         self._metrics.count_stored(new, len(clicks) - new)
+
+    async def _insert_into_partitions(self, clicks: Sequence[Click]) -> int:
+        """Insert a batch; if a partition was dropped since it was last looked for, make it anew."""
+        try:
+            return await self._insert(clicks)
+        except psycopg.errors.CheckViolation as error:
+            if not store.is_partition_missing(error):
+                raise
+        self._partitions.forget()
+        await self._partitions.make_for([click.clicked_at for click in clicks])
+        try:
+            return await self._insert(clicks)
+        except psycopg.errors.CheckViolation as error:
+            if not store.is_partition_missing(error):
+                raise
+            # Not an IntegrityError any more: no click is at fault, none may be buried for it.
+            raise PartitionMissing(
+                f"{error}; make the partition or drop what overlaps it"
+            ) from error
 
     async def _insert(self, clicks: Sequence[Click]) -> int:
         """Insert a batch on the assumption that it is new, which only a replay proves wrong."""
@@ -116,6 +135,7 @@ class BatchWriter:
             for click, reason in strays
         ]
         async with self._database.transaction() as connection:
+            await store.commit_durably(connection)
             await bury(connection, letters)
         self._metrics.buried += len(letters)
         _log.warning("clicks buried", clicks=len(letters), reason=strays[0][1])

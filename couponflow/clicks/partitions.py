@@ -10,8 +10,21 @@ from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database
 
 SECONDS_A_DAY = 86_400
+NAME_TAKEN = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.UniqueViolation,
+)
+"""It depends on the moment at which another daemon has made the same table."""
 OLDEST_DAYS = 400
 """A journal replayed after this long is not a click but a mistake."""
+
+
+class PartitionMissing(Exception):
+    """A day has no partition and cannot get one; its clicks wait.
+
+    The message says what is in the way. Once that is gone, the clicks are stored by themselves.
+    """
 
 
 class Partitions:
@@ -41,6 +54,10 @@ class Partitions:
         days = {first} if first == last else {int(moment // SECONDS_A_DAY) for moment in moments}
         await self.make(date(1970, 1, 1) + timedelta(days=day) for day in days)
 
+    def forget(self) -> None:
+        """Look anew which days have a partition; old ones are dropped by the operator."""
+        self._known.clear()
+
     async def make(self, days: Iterable[date]) -> None:
         missing = sorted(set(days) - self._known)
         if not missing:
@@ -56,6 +73,13 @@ class Partitions:
 async def _create(connection: psycopg.AsyncConnection, day: date) -> None:
     try:
         await store.create_partition(connection, day)
-    except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
-        # Another daemon made it between the look and the attempt.
+    except NAME_TAKEN as error:
+        # Another daemon made it between the look and the attempt; or it is no partition at all.
+        if day not in await store.partition_days(connection):
+            raise PartitionMissing(
+                f"affiliate_clicks has no partition for {day}, and none can be made: another table "
+                f"is called affiliate_clicks_{day:%Y_%m_%d}; rename it, drop it or attach it"
+            ) from error
+    except (psycopg.errors.InvalidObjectDefinition, psycopg.errors.CheckViolation):
+        # Somebody's wider partition or default partition takes the clicks of that day.
         return

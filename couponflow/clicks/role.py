@@ -10,7 +10,7 @@ import structlog
 
 from couponflow.clicks.batch_writer import BatchWriter
 from couponflow.clicks.metrics import ClicksMetrics
-from couponflow.clicks.partitions import Partitions
+from couponflow.clicks.partitions import PartitionMissing, Partitions
 from couponflow.config import ClicksSettings
 from couponflow.kernel.backoff import exponential_backoff
 from couponflow.kernel.channel import Channel, Delivery, Subscription
@@ -24,6 +24,8 @@ from couponflow.messages import Click
 NAME = "clicks"
 CHECK = "flush:clicks"
 PARTITIONS_SECONDS = 600.0
+WORTH_ANOTHER_TRY = (DatabaseAway, PartitionMissing, psycopg.OperationalError)
+"""OperationalError is a timeout, a deadlock or a full disk."""
 _log = structlog.get_logger("couponflow.clicks")
 
 
@@ -90,8 +92,7 @@ async def _write_until_stored(
     for wait in exponential_backoff(0.1, 5.0, randomness):
         try:
             await writer.write(clicks, attempt)
-        except (DatabaseAway, psycopg.OperationalError) as error:
-            # OperationalError is a timeout, a deadlock or a full disk: all worth another try.
+        except WORTH_ANOTHER_TRY as error:
             parts.metrics.retried += len(clicks)
             parts.health.report(CHECK, ok=False, detail=f"clicks wait: {error}")
             _log.warning("clicks not stored yet", clicks=len(clicks), error=str(error))
@@ -109,7 +110,7 @@ async def _make_partitions(partitions: Partitions) -> None:
     while True:
         try:
             await partitions.make_ahead()
-        except (DatabaseAway, psycopg.OperationalError) as error:
+        except WORTH_ANOTHER_TRY as error:
             _log.warning("partitions not made yet", error=str(error))
             await anyio.sleep(5)
         else:

@@ -18,6 +18,8 @@ _ROWS_A_SLICE = 200
 _TABS_A_ROW = 8
 _IP_PLACE = 5
 _NULL = r"\N"
+_MADE_ANEW = "made anew after a drop"
+"""The comment by which the audit's queries know a partition that lacks rows it once had."""
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
@@ -29,12 +31,18 @@ async def known_offers(
     return {offer_id: merchant_id async for offer_id, merchant_id in cursor}
 
 
+async def commit_durably(connection: psycopg.AsyncConnection) -> None:
+    """Have the caller's transaction on disk when its commit returns, whatever the server's way."""
+    await connection.execute(_queries["commit_durably"])
+
+
 async def insert_new_clicks(connection: psycopg.AsyncConnection, clicks: Sequence[Click]) -> None:
     """Store clicks and count them, in the caller's transaction.
 
     Raises psycopg's `UniqueViolation` if one of them is stored already, and another
     `IntegrityError` or a `DataError` if one of them cannot be stored.
     """
+    await commit_durably(connection)
     await _copy(connection, "copy_clicks", clicks)
     counts: Counter[tuple[int, str, str]] = Counter(
         (int(click.clicked_at) // 60 * 60, click.merchant_id, click.verdict) for click in clicks
@@ -49,6 +57,7 @@ async def insert_missing_clicks(
 
     Those that were are left as they are, counters included. Takes twice as long.
     """
+    await commit_durably(connection)
     await connection.execute(_queries["create_staging"])
     await _copy(connection, "copy_to_staging", clicks)
     cursor = await connection.execute(_queries["take_from_staging"])
@@ -137,13 +146,40 @@ async def partition_days(connection: psycopg.AsyncConnection) -> set[date]:
 
 
 async def create_partition(connection: psycopg.AsyncConnection, day: date) -> None:
-    """Make a day's partition unless it is there; safe when several daemons do it at once."""
+    """Make a day's partition, beside readers and writers of the others.
+
+    `create table ... partition of` would wait for every reader of `affiliate_clicks`, with every
+    writer waiting behind it; attaching an empty table locks out neither.
+
+    Raises psycopg's `DuplicateTable` if a table of that name is there (`DuplicateObject` or
+    `UniqueViolation` if it comes to be there at this moment),
+    `InvalidObjectDefinition` if another partition takes the day, `CheckViolation` if a default
+    partition has clicks of it, and `LockNotAvailable` after a second.
+    """
     first = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    statement = sql.SQL(
-        "create table if not exists {} partition of affiliate_clicks for values from ({}) to ({})"
-    ).format(
-        sql.Identifier(f"affiliate_clicks_{day:%Y_%m_%d}"),
-        sql.Literal(first.isoformat()),
-        sql.Literal((first + timedelta(days=1)).isoformat()),
-    )
-    await connection.execute(statement)
+    bounds = {"first": first.isoformat(), "end": (first + timedelta(days=1)).isoformat()}
+    name = sql.Identifier(f"affiliate_clicks_{day:%Y_%m_%d}")
+    async with connection.transaction():
+        await connection.execute("set local lock_timeout = '1s'")
+        await connection.execute(
+            sql.SQL(
+                "create table {} (like affiliate_clicks"
+                " including defaults including constraints including indexes)"
+            ).format(name)
+        )
+        cursor = await connection.execute(_queries["has_minutes"], bounds)
+        if await cursor.fetchone() == (True,):
+            # The audit must not miss the rows that went with the partition before this one.
+            await connection.execute(
+                sql.SQL("comment on table {} is {}").format(name, sql.Literal(_MADE_ANEW))
+            )
+        await connection.execute(
+            sql.SQL(
+                "alter table affiliate_clicks attach partition {} for values from ({}) to ({})"
+            ).format(name, sql.Literal(bounds["first"]), sql.Literal(bounds["end"]))
+        )
+
+
+def is_partition_missing(error: psycopg.errors.CheckViolation) -> bool:
+    """Whether an insert failed because the day has no partition, which is no fault of the row."""
+    return error.diag.constraint_name is None

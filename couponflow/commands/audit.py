@@ -10,7 +10,7 @@ from couponflow.commands.support import WORK_FAILED, out, print_json, read_setti
 from couponflow.config import Settings
 from couponflow.daemon import INVARIANTS
 from couponflow.kernel.audit import AuditScope, Finding, run_audit
-from couponflow.kernel.postgres import open_current_postgres
+from couponflow.kernel.postgres import open_unchanged_postgres
 
 
 def audit_command(config: Path | None, *, as_json: bool) -> None:
@@ -27,7 +27,7 @@ def audit_command(config: Path | None, *, as_json: bool) -> None:
 
 
 async def _audit(settings: Settings) -> list[Finding]:
-    async with open_current_postgres(settings) as database:
+    async with open_unchanged_postgres(settings) as database:
         return await run_audit(INVARIANTS, AuditScope(database, settings.var_path))
 
 
@@ -35,7 +35,9 @@ def _show(finding: Finding) -> None:
     mark = "[green]holds[/]" if finding.ok else "[bold red]BROKEN[/]"
     out.print(f"{mark}  [bold]{finding.name}[/]  {finding.proves}", highlight=False, soft_wrap=True)
     if finding.offenders:
-        table = Table(*finding.offenders[0])
+        table = Table()
+        for name in finding.offenders[0]:
+            table.add_column(name, overflow="fold")
         for row in finding.offenders:
             table.add_row(*row.values())
         out.print(table)

@@ -1,16 +1,17 @@
 """`couponflow check`: everything that can be wrong before a start, all at once."""
 
+import fcntl
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import msgspec
 from rich.table import Table
 
-from couponflow.commands.support import WORK_FAILED, out, print_json, run_async
+from couponflow.commands.support import WORK_FAILED, WRONG_USAGE, out, print_json, run_async
 from couponflow.config import Settings, parse_bind, settings_warnings
 from couponflow.config_loading import (
     ConfigurationInvalid,
@@ -23,11 +24,15 @@ from couponflow.kernel.http import Listener, PortUnavailable, require_available
 from couponflow.kernel.migrations import (
     DatabaseNewerThanCode,
     MigrationChanged,
+    MigrationFailed,
     MigrationFilesBroken,
     migration_status,
 )
 from couponflow.kernel.postgres_binaries import EmbeddedPostgresFailed, installed_binaries
-from couponflow.roles import RolesInvalid, parse_roles
+from couponflow.redirect.audit import JOURNAL_FOLDER
+from couponflow.roles import ROLES, RolesInvalid, parse_roles
+
+_RUNNING = "a daemon is running on this var folder"
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -42,55 +47,88 @@ def check_command(config: Path | None, roles: str, *, as_json: bool) -> None:
     try:
         loaded = load_with_sources(config, os.environ)
     except ConfigurationInvalid as error:
-        checks = [Check(problem.key, False, str(problem)) for problem in error.problems]
+        checks = [
+            Check(problem.key, False, str(problem).removeprefix(f"{problem.key}: "))
+            for problem in error.problems
+        ]
+        code = WRONG_USAGE
         described: list[DescribedSetting] = []
     else:
         described = describe_settings(loaded)
         checks = run_async(partial(_check_all, loaded.settings, roles))
+        roles_ok = all(check.ok for check in checks if check.name == "roles")
+        code = WORK_FAILED if roles_ok else WRONG_USAGE
     ok = all(check.ok for check in checks)
     if as_json:
         print_json({"ok": ok, "checks": checks, "settings": [row._asdict() for row in described]})
     else:
         _show(checks, described)
     if not ok:
-        sys.exit(WORK_FAILED)
+        sys.exit(code)
 
 
 async def _check_all(settings: Settings, roles: str) -> list[Check]:
     checks = [Check("configuration", True, "; ".join(settings_warnings(settings)))]
-    checks += [_check_roles(roles), _check_folder(settings), *_check_ports(settings)]
+    chosen, roles_check = _check_roles(roles)
+    running = _daemon_runs(settings)
+    checks += [
+        roles_check,
+        _check_folder(settings, running),
+        *_check_ports(settings, chosen, running),
+    ]
     return checks + [check async for check in _check_database(settings)]
 
 
-def _check_roles(roles: str) -> Check:
+def _check_roles(roles: str) -> tuple[tuple[str, ...], Check]:
+    """The roles to look at the rest for: all of them, if those named cannot run."""
     try:
-        return Check("roles", True, ", ".join(parse_roles(roles)))
+        chosen = parse_roles(roles)
     except RolesInvalid as error:
-        return Check("roles", False, str(error))
+        return tuple(ROLES), Check("roles", False, str(error))
+    return chosen, Check("roles", True, ", ".join(chosen))
 
 
-def _check_folder(settings: Settings) -> Check:
+def _daemon_runs(settings: Settings) -> bool:
+    """Whether a daemon holds this var folder's journal; its lock is free again at once."""
+    try:
+        lock = (settings.var_path / JOURNAL_FOLDER / "lock").open("rb")
+    except OSError:
+        return False
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _check_folder(settings: Settings, running: bool) -> Check:
     """The folder itself, or where it would be made."""
     folder = settings.var_path
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    note = f"; {_RUNNING}" if running else ""
+    existing = folder
     try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         with tempfile.NamedTemporaryFile(dir=existing):
-            return Check("var_dir", True, str(folder))
+            return Check("var_dir", True, f"{folder}{note}")
     except OSError as error:
         return Check("var_dir", False, f"{existing} cannot be written to: {error.strerror}")
 
 
-def _check_ports(settings: Settings) -> list[Check]:
+def _check_ports(settings: Settings, chosen: Sequence[str], running: bool) -> list[Check]:
+    listeners = [("[ops] bind", settings.ops.bind, settings.ops.server)]
+    if "redirect" in chosen:
+        redirect = settings.redirect
+        listeners.insert(0, ("[redirect] bind", redirect.bind, redirect.server))
     checks = []
-    for name, bind, server in (
-        ("[redirect] bind", settings.redirect.bind, settings.redirect.server),
-        ("[ops] bind", settings.ops.bind, settings.ops.server),
-    ):
+    for name, bind, server in listeners:
         listener = Listener(*parse_bind(bind), server)
         try:
             require_available(listener, shared=bool(settings.database.url))
         except PortUnavailable as error:
-            checks.append(Check(name, False, str(error)))
+            # Then most likely that daemon listens there, and all is as it should be.
+            note = f"{listener.address} is in use; {_RUNNING}"
+            checks.append(Check(name, True, note) if running else Check(name, False, str(error)))
         else:
             checks.append(Check(name, True, listener.address))
     return checks
@@ -107,6 +145,7 @@ async def _check_database(settings: Settings) -> AsyncIterator[Check]:
         DatabaseUrlBroken,
         DatabaseNewerThanCode,
         MigrationChanged,
+        MigrationFailed,
         MigrationFilesBroken,
     ) as error:
         yield Check("database", False, str(error))

@@ -1,17 +1,22 @@
 """`couponflow merchants|offers|users import`."""
 
+import contextlib
 import itertools
+import os
+import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
+import msgspec
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from couponflow.catalogue.importing import ImportProgress, ImportReport, import_file
 from couponflow.catalogue.rejects import read_rejects
 from couponflow.catalogue.store import Kind
-from couponflow.commands.support import err, out, print_json, read_settings, run_async
+from couponflow.commands.support import WORK_FAILED, err, out, print_json, read_settings, run_async
 from couponflow.config import Settings
-from couponflow.kernel.postgres import open_current_postgres
+from couponflow.kernel.postgres import open_current_postgres, open_unchanged_postgres
 
 _REJECTS_SHOWN = 20
 _REJECTS_IN_JSON = 1_000
@@ -27,15 +32,39 @@ def import_command(
     as_json: bool,
 ) -> None:
     settings = read_settings(config, quiet=True)
-    rejects = rejects or file.with_name(file.name + ".rejects.csv")
-    report = run_async(
-        partial(_import, settings, kind, file, file.stat().st_size, dry_run, rejects)
-    )
+    passing = dry_run and rejects is None
+    with contextlib.ExitStack() as stack:
+        if passing:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="couponflow-"))
+            place = Path(folder, "rejects.csv")
+        else:
+            place = rejects or _rejects_place(kind, file)
+        report = run_async(
+            partial(_import, settings, kind, file, file.stat().st_size, dry_run, place)
+        )
+        _report(report, passing=passing, as_json=as_json)
+    if report.read and report.rejected == report.read:
+        sys.exit(WORK_FAILED)
+
+
+def _rejects_place(kind: Kind, file: Path) -> Path:
+    """Beside the file, or in the current folder if that is no place to write to."""
+    if file.is_relative_to("/dev") or file.is_relative_to("/proc"):
+        return Path(f"{kind}.rejects.csv")
+    beside = file.with_name(file.name + ".rejects.csv")
+    return beside if os.access(file.parent, os.W_OK) else Path(beside.name)
+
+
+def _report(report: ImportReport, *, passing: bool, as_json: bool) -> None:
+    """Print what became of the rows; a `passing` rejects file is shown, and not named."""
     if as_json:
         shown = _read_some(report, _REJECTS_IN_JSON)
-        print_json({"report": report, "first_rejects": shown})
-    else:
-        _show(report)
+        named = msgspec.structs.replace(report, rejects=None) if passing else report
+        print_json({"report": named, "first_rejects": shown})
+        return
+    _show(report)
+    if report.rejects is not None and not passing:
+        out.print(f"Rejected rows are in {report.rejects}", highlight=False, soft_wrap=True)
 
 
 async def _import(
@@ -50,7 +79,8 @@ async def _import(
         disable=not err.is_terminal,
         transient=True,
     )
-    async with open_current_postgres(settings) as database:
+    opened = open_unchanged_postgres if dry_run else open_current_postgres
+    async with opened(settings) as database:
         with progress:
             bar = progress.add_task("reading", total=size, rows=0, rejected=0)
 
@@ -81,8 +111,6 @@ def _show(report: ImportReport) -> None:
         out.print(f"  line {line}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if report.rejected > limit:
         out.print(f"  ... and {report.rejected - limit:,} more")
-    if report.rejects is not None:
-        out.print(f"Rejected rows are in {report.rejects}", highlight=False, soft_wrap=True)
 
 
 def _read_some(report: ImportReport, limit: int) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ from rich.table import Table
 from couponflow.commands.support import out, print_json, read_settings, run_async
 from couponflow.config import Settings
 from couponflow.kernel.migrations import Migration, MigrationState, migrate, migration_status
-from couponflow.kernel.postgres import open_postgres
+from couponflow.kernel.postgres import open_existing_postgres, open_postgres
 
 
 def migrate_command(config: Path | None, *, status: bool, as_json: bool) -> None:
@@ -25,7 +25,7 @@ async def _migrate(settings: Settings) -> list[Migration]:
 
 
 async def _status(settings: Settings) -> list[MigrationState]:
-    async with open_postgres(settings) as database:
+    async with open_existing_postgres(settings) as database:
         return await migration_status(database.url)
 
 

@@ -1,5 +1,6 @@
 """What all commands share: settings, the event loop, and errors as one clear text."""
 
+import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ from couponflow.kernel.migrations import (
     MigrationFilesBroken,
     MigrationLocked,
 )
+from couponflow.kernel.postgres import DatabaseMissing, SchemaNotCurrent
 from couponflow.kernel.telemetry import configure_logging
 from couponflow.roles import RolesInvalid
 
@@ -34,6 +36,7 @@ WORK_FAILED = 1
 
 _FOR_THE_OPERATOR = (
     DatabaseAway,
+    DatabaseMissing,
     DatabaseNewerThanCode,
     DatabaseUrlBroken,
     EmbeddedPostgresFailed,
@@ -45,8 +48,10 @@ _FOR_THE_OPERATOR = (
     MigrationFilesBroken,
     MigrationLocked,
     PortUnavailable,
+    SchemaNotCurrent,
 )
 """Errors whose text says what happened and what to do: a traceback would hide it."""
+_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 out = Console()
 err = Console(stderr=True)
@@ -80,13 +85,15 @@ def run_async(work: Callable[[], Awaitable[T]]) -> T:
         return anyio.run(work, backend_options={"use_uvloop": True})
     except RolesInvalid as error:
         fail(str(error), WRONG_USAGE)
-    except _FOR_THE_OPERATOR as error:
-        fail(str(error))
+    except (*_FOR_THE_OPERATOR, OSError) as error:
+        if not _is_for_the_operator(error):
+            raise
+        fail(_text_of(error))
     except BaseExceptionGroup as group:
-        wanted, others = group.split(_FOR_THE_OPERATOR)
+        wanted, others = group.split(_is_for_the_operator)
         if wanted is None or others is not None:
             raise
-        fail("; ".join(str(error) for error in _leaves(wanted)))
+        fail("; ".join(_text_of(error) for error in _leaves(wanted)))
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
@@ -95,6 +102,23 @@ def print_json(content: object) -> None:
     """Print one JSON document."""
     encoded = msgspec.json.encode(content, enc_hook=str)
     sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
+
+
+def _is_for_the_operator(error: BaseException) -> bool:
+    """A file or disk that refuses is theirs to mend; any other `OSError` is a fault of ours."""
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno in _DISK_REFUSES
+    return isinstance(error, _FOR_THE_OPERATOR)
+
+
+def _text_of(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    where = "the disk" if error.filename is None else os.fsdecode(error.filename)
+    return (
+        f"{where} cannot be used: {error.strerror}; mend that, or set COUPONFLOW_VAR_DIR to a "
+        "folder that can be written to"
+    )
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -48,6 +48,7 @@ def query_invariant(name: str, proves: str, query: bytes) -> Invariant:
 
     async def offenders(scope: AuditScope) -> list[Row]:
         async with scope.database.transaction() as connection:
+            await connection.execute("set transaction read only")
             # An audit reads whole tables; the limit is for requests.
             await connection.execute("set local statement_timeout = 0")
             cursor = await connection.execute(query)

@@ -91,6 +91,11 @@ class Channel(Protocol[M]):
     @property
     def name(self) -> str: ...
 
+    @property
+    def capacity(self) -> int:
+        """How many messages may wait and be in flight together: the largest batch there can be."""
+        ...
+
     async def publish(self, messages: Sequence[M]) -> Handover:
         """Put a batch on the channel, waiting while it is full.
 

@@ -245,6 +245,10 @@ class MemoryChannel(Generic[M]):
         return self._name
 
     @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
     def finished(self) -> bool:
         """Sealed, and every message that was ever published is done."""
         return self._sealed and not self._store.unsettled

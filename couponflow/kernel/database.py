@@ -43,6 +43,7 @@ __all__ = [
 _RECONNECT_SECONDS = 0.5
 _WAITING_MAX = 1000
 _GIVE_BACK_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0  # for dialling under way, which nobody will use any more
 
 # The pool warns at every attempt, several a second. Database says once that PostgreSQL is away,
 # and once that it is back.
@@ -133,7 +134,7 @@ class Database:
 
     async def close(self) -> None:
         with anyio.CancelScope(shield=True):
-            await self._pool.close(timeout=_GIVE_BACK_SECONDS)
+            await self._pool.close(timeout=_CLOSE_SECONDS)
 
     async def _borrow(self) -> Connection:
         try:

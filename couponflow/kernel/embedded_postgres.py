@@ -4,7 +4,7 @@ import contextlib
 import random
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
@@ -19,7 +19,10 @@ from couponflow.kernel.postgres_log import PostgresLog
 from couponflow.kernel.postgres_socket import PORT, running_server, socket_folder, url_of
 from couponflow.kernel.privileges import Account
 
-__all__ = ["EmbeddedPostgresFailed", "embedded_postgres"]
+__all__ = ["STOP_SECONDS", "EmbeddedPostgresFailed", "embedded_postgres"]
+
+STOP_SECONDS = 25.0
+"""What the server has to stop when nobody is in a hurry."""
 
 _START_SECONDS = 120.0  # recovery after a crash comes before the first connection
 _FAILED_STARTS_MAX = 3
@@ -37,7 +40,8 @@ _SETTINGS = (
 )
 _SETTINGS_FOR_TESTS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 # Fast shutdown ends the sessions; immediate shutdown leaves a recovery to the next start.
-_SHUTDOWN = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+_SHUTDOWN_SHARES = ((signal.SIGINT, 0.8), (signal.SIGQUIT, 0.2))
+_REAP_SECONDS = 5.0  # a killed process is gone at once, unless the disk hangs
 # Another server is on the folder, or has not quite left it: a reason to wait, not to give up.
 _HELD_BY_ANOTHER = ("lock file", "pre-existing shared memory block")
 
@@ -45,7 +49,9 @@ _log = structlog.get_logger("couponflow.embedded_postgres")
 
 
 @contextlib.asynccontextmanager
-async def embedded_postgres(data: Path, *, for_tests: bool = False) -> AsyncIterator[str]:
+async def embedded_postgres(
+    data: Path, *, for_tests: bool = False, stop_seconds: Callable[[], float] = lambda: STOP_SECONDS
+) -> AsyncIterator[str]:
     """Run PostgreSQL on the folder `data` (made if missing) and yield the URL to connect with.
 
     A server that is already up on that folder, say of a second daemon, is used and left running;
@@ -53,7 +59,9 @@ async def embedded_postgres(data: Path, *, for_tests: bool = False) -> AsyncIter
     and come back. On Linux the server ends with this process, even after `kill -9`; elsewhere it
     lives on then, and is used by the next start. Enter from the main thread. Raises
     `EmbeddedPostgresFailed`. `for_tests` trades safety for speed: a power loss may then ruin the
-    data, and a server that is killed forgets its last half second.
+    data, and a server that is killed forgets its last half second. `stop_seconds` is asked at the
+    end of the block; a server that has not stopped by then is killed, and the next start recovers
+    what it had committed.
     """
     server = await _prepare(data, for_tests)
     try:
@@ -61,7 +69,7 @@ async def embedded_postgres(data: Path, *, for_tests: bool = False) -> AsyncIter
         async with _supervised(server):
             yield url_of(server.sockets)
     finally:
-        await server.stop()
+        await server.stop(stop_seconds())
 
 
 async def _prepare(data: Path, for_tests: bool) -> "_Server":
@@ -162,10 +170,11 @@ class _Server:
                 await anyio.sleep(wait)
             _log.info("postgres_restarted", data=str(self._data))
 
-    async def stop(self) -> None:
+    async def stop(self, seconds: float) -> None:
         """End the server if it is ours, without losing what it committed."""
         if self._process is not None:
-            await end(self._process, _SHUTDOWN)
+            asked = [(number, seconds * share) for number, share in _SHUTDOWN_SHARES]
+            await end(self._process, [*asked, (signal.SIGKILL, _REAP_SECONDS)])
 
     async def _started_again(self) -> bool:
         try:

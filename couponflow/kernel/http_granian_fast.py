@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import anyio
+import structlog
 from anyio.abc import TaskGroup
 from granian.constants import Interfaces
 from granian.server.embed import AsyncWorker
@@ -26,6 +27,7 @@ from couponflow.kernel.http_granian import granian_server, run_until_stopping
 
 # Its type stubs describe another version; this module is the one place that sees it untyped.
 _granian: Any = importlib.import_module("granian._granian")
+_log = structlog.get_logger("couponflow.http")
 
 
 class RsgiHeaders(Protocol):
@@ -146,7 +148,10 @@ class _FastScheduler(_granian.CallbackScheduler):
         answer_now = handler.answer_now
 
         async def finish(watcher: _Watcher) -> None:
-            await handler.answer_later(watcher.scope, watcher.proto)
+            try:
+                await handler.answer_later(watcher.scope, watcher.proto)
+            except Exception:  # noqa: BLE001 - one request's fault is not the server's end
+                _log.exception("request failed")
             watcher.done()
 
         # Bounded by granian, which takes in no more than the listener's connections.
@@ -159,10 +164,14 @@ class _FastScheduler(_granian.CallbackScheduler):
             # Those that come meanwhile have woken the loop again: it gets to other work first.
             for _ in range(len(waiting)):
                 watcher = waiting.popleft()
-                if answer_now(watcher.scope, watcher.proto):
-                    watcher.done()
-                else:
-                    later.start_soon(finish, watcher)
+                try:
+                    if not answer_now(watcher.scope, watcher.proto):
+                        later.start_soon(finish, watcher)
+                        continue
+                except Exception:  # noqa: BLE001 - the rest of the burst must be answered
+                    _log.exception("request failed")
+                # Left without an answer, granian gives one: 500.
+                watcher.done()
 
         def schedule(watcher: _Watcher) -> None:
             # On granian's thread, with the interpreter lock.

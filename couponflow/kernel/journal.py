@@ -61,7 +61,7 @@ class JournalStatistics(msgspec.Struct, frozen=True):
     appended: int
     refused: int
     unsynced: bool
-    """Whether a power loss now would take records with it."""
+    """Whether a power loss now would take records with it, as it may after a failed sync."""
     synced_age_seconds: float
     """How long ago everything was synced; 0 while nothing waits to be."""
     torn: int
@@ -107,6 +107,7 @@ class Journal:
         self._closed = False
         self._prepared: OpenSegment | None = None
         self._names_unsynced = False
+        self._sync_failed = False
         self._synced_at = clock.monotonic()
         self._appended = 0
         self._refused = 0
@@ -226,16 +227,19 @@ class Journal:
     def sync(self) -> None:
         """Make what was appended before this call survive a power loss too.
 
-        Blocks for as long as the disk takes. Raises `OSError` when the disk fails.
+        Blocks for as long as the disk takes. Raises `OSError` when the disk fails; the next call
+        tries again what failed, and until one succeeds the statistics say `unsynced`.
         """
         with self._syncing:
             begun_at = self._clock.monotonic()
-            self._sync_live()
-            self._sync_sealed()
-            with self._lock:
-                names_unsynced, self._names_unsynced = self._names_unsynced, False
-            if names_unsynced:
-                self._folder.sync()
+            try:
+                self._sync_live()
+                self._sync_sealed()
+                self._sync_names()
+            except OSError:
+                self._sync_failed = True
+                raise
+            self._sync_failed = False
             self._synced_at = begun_at
 
     def _sync_live(self) -> None:
@@ -244,12 +248,8 @@ class Journal:
             if live is None or live.synced == live.written:
                 return
             written = live.written
-            # A descriptor of its own: the segment may be sealed and closed meanwhile.
             descriptor = os.dup(live.descriptor)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_and_close(descriptor)
         live.synced = written
 
     def _sync_sealed(self) -> None:
@@ -257,12 +257,27 @@ class Journal:
             with self._lock:
                 if not self._table.sealed:
                     return
-                segment = self._table.sealed.pop(0)
-            try:
-                if segment.synced < segment.written:
-                    os.fsync(segment.descriptor)
-            finally:
-                segment.close()
+                segment = self._table.sealed[0]
+                descriptor = os.dup(segment.descriptor)
+            if segment.synced < segment.written:
+                _sync_and_close(descriptor)
+                segment.synced = segment.written
+            else:
+                os.close(descriptor)
+            # Only now: a segment whose sync failed stays, to be tried again.
+            self._table.drop_sealed(segment.number)
+
+    def _sync_names(self) -> None:
+        # Cleared before, for a segment may be made meanwhile.
+        with self._lock:
+            names_unsynced, self._names_unsynced = self._names_unsynced, False
+        if not names_unsynced:
+            return
+        try:
+            self._folder.sync()
+        except OSError:
+            self._names_unsynced = True
+            raise
 
     def read(self, max_records: int) -> JournalBatch | None:
         """Return the next records, at most `max_records`; None when there are none now.
@@ -300,8 +315,10 @@ class Journal:
         with self._lock:
             on_disk, beyond = self._table.sizes()
             live = self._table.live
-            unsynced = bool(self._table.sealed) or (
-                live is not None and max(live.synced, SEGMENT_START) < live.written
+            unsynced = (
+                self._sync_failed
+                or bool(self._table.sealed)
+                or (live is not None and max(live.synced, SEGMENT_START) < live.written)
             )
             synced_age_seconds = self._clock.monotonic() - self._synced_at
             return JournalStatistics(
@@ -339,6 +356,14 @@ class Journal:
                 if prepared is not None:
                     prepared.close()
                     self._folder.remove_segment(prepared.number, keep=False)
+
+
+def _sync_and_close(descriptor: int) -> None:
+    """Sync a duplicate of a segment's descriptor: the segment may be closed meanwhile."""
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

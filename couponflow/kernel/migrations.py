@@ -28,6 +28,7 @@ _CONNECT_SECONDS = 10.0
 _LIMIT_TABLE_LOCKS = "set lock_timeout = '60s'"
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _NOT_TRANSACTIONAL = b"-- transactional: false"
+_REFUSED = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
 _CREATE_TABLE = """
     create table if not exists schema_migrations (
         version    integer primary key,
@@ -108,11 +109,13 @@ async def migrate(
     async with _session(url) as connection:
         await _lock(connection, lock_seconds)
         await connection.execute(_LIMIT_TABLE_LOCKS)
-        await connection.execute(_CREATE_TABLE)
         recorded = await _recorded(connection)
         _check(migrations, recorded)
         done = {record.version for record in recorded}
         pending = [migration for migration in migrations if migration.version not in done]
+        if pending and not recorded:
+            # Only now: it asks for the right to create even when the table is there.
+            await connection.execute(_CREATE_TABLE)
         for migration in pending:
             await _apply(connection, migration)
     return pending
@@ -160,6 +163,11 @@ async def _session(url: str) -> AsyncIterator[Connection]:
     try:
         with broken_means_away(connection, url):
             yield connection
+    except _REFUSED as error:
+        raise MigrationFailed(
+            f"PostgreSQL does not let this user see to the schema: {str(error).strip()}; "
+            f"{_mend(error)}"
+        ) from error
     finally:
         await connection.close()  # and with it ends the lock
 
@@ -226,9 +234,24 @@ async def _apply(connection: Connection, migration: Migration) -> None:
             raise
         left = "nothing of it was kept" if migration.transactional else "a part may have been kept"
         raise MigrationFailed(
-            f"migration {migration.name} failed, {left}: {str(error).strip()}; "
-            "mend the cause and migrate again"
+            f"migration {migration.name} failed, {left}: {str(error).strip()}; {_mend(error)}"
         ) from error
+
+
+def _mend(error: psycopg.Error) -> str:
+    match error:
+        case psycopg.errors.InsufficientPrivilege():
+            return (
+                "run `couponflow migrate` as the database's owner, and let that user grant this "
+                "one the rights it lacks"
+            )
+        case psycopg.errors.ReadOnlySqlTransaction():
+            return (
+                "this server or session is read-only: set DATABASE_URL to the primary, and "
+                "migrate there"
+            )
+        case _:
+            return "mend the cause and migrate again"
 
 
 async def _record(connection: Connection, migration: Migration) -> None:

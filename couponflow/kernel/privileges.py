@@ -113,7 +113,7 @@ def _become(account: Account) -> None:
         os.setuid(account.uid)
         return
     _prctl(_PR_SET_KEEPCAPS, 1)
-    # Without this bit access(2), by which initdb looks for its own programs, ignores the capability.
+    # Else access(2), by which initdb looks for its own programs, would ignore the capability.
     with contextlib.suppress(OSError):
         _prctl(_PR_SET_SECUREBITS, _NO_SETUID_FIXUP)
     os.setuid(account.uid)

@@ -48,7 +48,7 @@ class RoleStatus(msgspec.Struct, frozen=True):
     state: State
     restarts: int
     last_error: str
-    """The type and text of the last failure; empty when there was none."""
+    """The type and text of the last failure, or of each in a group; empty when there was none."""
 
 
 class ShutdownReport(msgspec.Struct, frozen=True):
@@ -170,7 +170,7 @@ class _Actor:
     async def _recover(self, failure: BaseException) -> None:
         """Tell everybody about the failure, and wait before the next attempt."""
         self._failures_in_a_row += 1
-        self.last_error = f"{type(failure).__name__}: {failure}"
+        self.last_error = _described(failure)
         if self.stopping.is_set():
             log.error("role_failed_while_stopping", role=self.role.name, exc_info=failure)
             return
@@ -212,6 +212,14 @@ class _Actor:
 
     def status(self) -> RoleStatus:
         return RoleStatus(self.state, self.restarts, self.last_error)
+
+
+def _described(failure: BaseException) -> str:
+    """Type and text; of a group those of each error in it, for the group's own say nothing."""
+    if isinstance(failure, BaseExceptionGroup):
+        described = [_described(each) for each in failure.exceptions]
+        return "; ".join(dict.fromkeys(described))
+    return f"{type(failure).__name__}: {failure}"
 
 
 def _cancelled_from_outside() -> bool:

@@ -32,6 +32,17 @@ LATENCY_BOUNDS_SECONDS = (
 """From ten microseconds, what a redirect takes, to one second, which it must never take."""
 
 
+_QUIET = {
+    "httpx2": logging.WARNING,
+    "httpcore2": logging.WARNING,
+    "hypercorn.access": logging.WARNING,
+    # It tells at INFO where it listens, and to press Ctrl-C.
+    "hypercorn.error": logging.WARNING,
+    # It warns at every attempt to connect; couponflow.database says it once.
+    "psycopg.pool": logging.ERROR,
+}
+
+
 class MetricSource(Protocol):
     """Whoever keeps counts as plain numbers and names them only when they are asked for."""
 
@@ -75,8 +86,8 @@ def configure_logging(level: str, log_format: Literal["auto", "json", "console"]
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("httpx2", "httpcore2", "hypercorn.access", "psycopg.pool"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(least)
 
 
 def _to_json(event: object, **_: object) -> str:

@@ -9,6 +9,7 @@ from couponflow.kernel.audit import AuditScope, Invariant, Row
 from couponflow.kernel.database import load_queries
 from couponflow.kernel.journal_view import read_segments
 from couponflow.messages import Click
+from couponflow.redirect import set_aside
 
 JOURNAL_FOLDER = "journal"
 _IDS_A_QUERY = 10_000
@@ -18,12 +19,12 @@ _decode = msgspec.json.Decoder(Click).decode
 
 
 async def _clicks_lost(scope: AuditScope) -> list[Row]:
-    """Clicks the journal has let go of that are neither stored nor buried.
+    """Clicks the journal has let go of that are neither stored nor buried, and what is no click.
 
     The journal is read before the database: a click may move on in between, never back.
     """
     offenders: list[Row] = []
-    for ids in _released_ids(scope.var_path / JOURNAL_FOLDER):
+    for ids in _released_ids(scope.var_path / JOURNAL_FOLDER, offenders):
         async with scope.database.connection() as connection:
             cursor = await connection.execute(_queries["audit_missing_clicks"], {"ids": ids})
             offenders += [{"click_id": click_id} async for (click_id,) in cursor]
@@ -32,18 +33,34 @@ async def _clicks_lost(scope: AuditScope) -> list[Row]:
     return offenders[:_MAX_OFFENDERS]
 
 
-def _released_ids(folder: Path) -> Iterator[list[str]]:
-    """Ids of clicks before the checkpoint that are still on disk, a query's worth at a time."""
+def _released_ids(folder: Path, offenders: list[Row]) -> Iterator[list[str]]:
+    """Ids of clicks before the checkpoint that are still on disk, a query's worth at a time.
+
+    A record that is no click is added to `offenders`.
+    """
     ids: list[str] = []
-    for record in read_segments(folder):
+    for number, record in enumerate(read_segments(folder), 1):
         if record.beyond_checkpoint:
             continue
-        ids.append(_decode(record.payload).click_id)
+        try:
+            ids.append(_decode(record.payload).click_id)
+        except msgspec.DecodeError:
+            if len(offenders) < _MAX_OFFENDERS:
+                offenders.append(_not_a_click(number, record.payload))
         if len(ids) >= _IDS_A_QUERY:
             yield ids
             ids = []
     if ids:
         yield ids
+
+
+def _not_a_click(number: int, payload: bytes) -> Row:
+    """`position` counts the records on disk, from the oldest."""
+    return {
+        "problem": "not a click",
+        "position": f"record {number} on disk",
+        "set_aside": set_aside.file_name(payload),
+    }
 
 
 INVARIANTS = (

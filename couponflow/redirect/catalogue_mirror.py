@@ -8,6 +8,7 @@ from string import punctuation
 from urllib.parse import quote
 
 import anyio
+import psycopg
 import structlog
 
 from couponflow.kernel.backoff import exponential_backoff
@@ -29,8 +30,8 @@ _log = structlog.get_logger("couponflow.redirect")
 class CatalogueMirror:
     """Loads every offer, then only what changed: when told by NOTIFY, and every so often anyway.
 
-    While PostgreSQL is away the offers stay as they were last seen and keep redirecting; after
-    `stale_seconds` the health check `catalogue` says so.
+    While PostgreSQL is away, or refuses to be read, the offers stay as they were last seen and
+    keep redirecting; the health check `catalogue` says why, and fails after `stale_seconds`.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CatalogueMirror:
         health.add_probe(CHECK, self._check)
 
     async def run(self) -> None:
-        """Mirror until cancelled, through any outage."""
+        """Mirror until cancelled, through any outage and any error of PostgreSQL."""
         randomness = random.Random()  # noqa: S311 - spreads retries, guards nothing
         waits = exponential_backoff(0.1, 2.0, randomness)
         while True:
@@ -67,10 +68,10 @@ class CatalogueMirror:
                         await self.sync()
                         waits = exponential_backoff(0.1, 2.0, randomness)
                         await notifications.wait(self._poll_seconds)
-            except DatabaseAway as error:
+            except (DatabaseAway, psycopg.Error) as error:
                 if not self._problem:
                     _log.warning("catalogue cannot be refreshed", error=str(error))
-                self._problem = "PostgreSQL is away; serving the offers last seen"
+                self._problem = f"{_cause_of(error)}; serving the offers last seen"
                 await anyio.sleep(next(waits))
 
     async def sync(self) -> None:
@@ -118,8 +119,17 @@ class CatalogueMirror:
             return False, self._problem or "not loaded yet"
         age = self._clock.monotonic() - self._synced_at
         if age > self._stale_seconds:
-            return False, f"{len(self._offers)} offers, last refreshed {age:.0f} s ago"
+            why = f"; {self._problem}" if self._problem else ""
+            return False, f"{len(self._offers)} offers, last refreshed {age:.0f} s ago{why}"
         return True, self._problem or f"{len(self._offers)} offers"
+
+
+def _cause_of(error: DatabaseAway | psycopg.Error) -> str:
+    if isinstance(error, DatabaseAway):
+        return "PostgreSQL is away"
+    # What follows the first line quotes the statement.
+    reason = error.diag.message_primary or str(error).partition("\n")[0]
+    return f"cannot be read: {reason}"
 
 
 def _compile(row: store.MerchantRow) -> tuple[MerchantEntry, TrackingTemplate | None]:

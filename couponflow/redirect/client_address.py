@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
+UNKNOWN = "0.0.0.0"  # noqa: S104 - stored, not bound to
+"""Stands for every client whose address cannot be read: a valid inet, no machine's own, and one
+bucket of the rate limit for all of them."""
+_HEADER = "x-forwarded-for"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -22,6 +26,11 @@ class ClientAddress:
     Each proxy appends the address it was called from, so the list is read from its end: the first
     address that is not a trusted proxy's is the client. Whatever stands before it, the client may
     have made up.
+
+    granian hides a line that is not ASCII, and with it the address a proxy appended to that line.
+    Where nothing else names the client it is `UNKNOWN`, not the proxy, whose limit would otherwise
+    be everybody's. A line hidden behind a readable one cannot be noticed: proxies either join all
+    lines into one or add a line of their own.
     """
 
     def __init__(self, trusted_proxies: Sequence[str]) -> None:
@@ -37,9 +46,8 @@ class ClientAddress:
             address = _parse(address) or address[1:-1]
         if not self._trusted or not self._is_trusted(address):
             return address
-        hops = [
-            hop.strip() for line in headers.get_all("x-forwarded-for") for hop in line.split(",")
-        ]
+        lines = headers.get_all(_HEADER)
+        hops = [hop.strip() for line in lines for hop in line.split(",")]
         for hop in reversed(hops[-16:]):
             claimed = _parse(hop)
             if claimed is None:
@@ -47,7 +55,9 @@ class ClientAddress:
             address = claimed
             if not self._is_trusted(address):
                 return address
-        return address
+        # A first line that is there but cannot be got is hidden.
+        hidden = _HEADER in headers and headers.get(_HEADER) is None
+        return UNKNOWN if hidden else address
 
     def _look_up(self, address: str) -> bool:
         try:

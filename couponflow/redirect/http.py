@@ -7,6 +7,7 @@ from typing import assert_never
 import msgspec
 import structlog
 
+from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import DatabaseAway
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.journal import Journal, JournalFull
@@ -26,6 +27,8 @@ from couponflow.redirect.stats import StatsReader
 
 PREFIX = "/out/"
 _METHODS = ("GET", "HEAD")
+REMIND_SECONDS = 60.0
+"""How often the log repeats that clicks are not being recorded."""
 _ROBOTS = b"User-agent: *\nDisallow: /out/\n"
 _log = structlog.get_logger("couponflow.redirect")
 _encode = msgspec.json.Encoder().encode
@@ -42,6 +45,7 @@ class RedirectRoutes:
         stats: StatsReader,
         stats_token: str,
         health: HealthBoard,
+        clock: Clock,
     ) -> None:
         self._resolver = resolver
         self._journal = journal
@@ -49,6 +53,7 @@ class RedirectRoutes:
         self._stats = stats
         self._stats_token = stats_token
         self._health = health
+        self._unrecorded = _UnrecordedIncident(clock)
 
     def follow(self, method: str, path: str, peer: str, headers: Headers) -> Answer:
         """Answer a request for a path that begins with `PREFIX`; never waits, never raises."""
@@ -89,9 +94,11 @@ class RedirectRoutes:
         try:
             self._journal.append(_encode(click))
         except JournalFull as error:
-            if not self._metrics.unrecorded:
-                _log.error("clicks are not being recorded", error=str(error))
             self._metrics.unrecorded += 1
+            self._unrecorded.add(error)
+        else:
+            if self._unrecorded.clicks:
+                self._unrecorded.end()
 
     async def answer(self, method: str, path: str, headers: Headers) -> Answer:
         """Answer a request for any other path; never raises."""
@@ -131,3 +138,23 @@ class RedirectRoutes:
             return problem_answer(
                 503, "database-away", "Statistics are away", str(error), ("retry-after", "5")
             )
+
+
+class _UnrecordedIncident:
+    """Clicks that were not recorded, one after another; told when it begins, lasts and ends."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._told_at = 0.0
+        self.clicks = 0
+
+    def add(self, error: JournalFull) -> None:
+        self.clicks += 1
+        now = self._clock.monotonic()
+        if self.clicks == 1 or now - self._told_at >= REMIND_SECONDS:
+            self._told_at = now
+            _log.error("clicks are not being recorded", clicks=self.clicks, error=str(error))
+
+    def end(self) -> None:
+        _log.warning("clicks are recorded again", clicks_unrecorded=self.clicks)
+        self.clicks = 0

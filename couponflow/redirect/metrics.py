@@ -26,7 +26,8 @@ class RedirectMetrics:
     def collect(self) -> Iterable[Metric]:
         redirects = CounterMetricFamily(
             "couponflow_redirects",
-            "Tracked links answered; any outcome but redirected and ended is a refusal.",
+            "Tracked links answered; error is a fault of ours, and any other outcome but"
+            " redirected and ended is a refusal.",
             labels=["outcome"],
         )
         for outcome, count in self.outcomes.items():

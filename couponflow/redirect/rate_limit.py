@@ -6,7 +6,7 @@ from couponflow.redirect.recent import Recent
 
 WINDOW_SECONDS = 60.0
 MAX_ADDRESSES = 200_000
-"""About 40 MB; a flood from more addresses than this is let through rather than remembered."""
+"""About 90 MB; a flood from more addresses than this is let through rather than remembered."""
 
 
 class RateLimit:

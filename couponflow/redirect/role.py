@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import anyio
 import structlog
@@ -16,6 +17,7 @@ from couponflow.kernel.http import Listener, serve
 from couponflow.kernel.http_granian_fast import serve_fast
 from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.journal import Journal
+from couponflow.kernel.journal_folder import JournalFolder
 from couponflow.kernel.role import Role, RoleHandle, Stage
 from couponflow.messages import Click
 from couponflow.redirect.adapters import AsgiAdapter, RsgiAdapter
@@ -50,6 +52,7 @@ class RedirectParts:
     trusted_proxies: tuple[str, ...]
     listener: Listener
     journal: Journal
+    journal_folder: Path
     channel: Channel[Click]
     database: Database
     health: HealthBoard
@@ -65,7 +68,8 @@ async def _run(parts: RedirectParts, handle: RoleHandle) -> None:
     """Serve until told to stop; then close the port, and hand over what the journal holds."""
     catalogue_complete = anyio.Event()
     routes, mirror = _build(parts, catalogue_complete)
-    forwarder = Forwarder(parts.journal, parts.channel, parts.metrics)
+    set_aside_folder = JournalFolder(parts.journal_folder).set_aside_directory
+    forwarder = Forwarder(parts.journal, parts.channel, parts.metrics, set_aside_folder)
     port_closed = anyio.Event()
 
     async def forward() -> None:
@@ -114,7 +118,13 @@ def _build(
     )
     stats = StatsReader(parts.database, parts.clock)
     routes = RedirectRoutes(
-        resolver, parts.journal, parts.metrics, stats, settings.stats_token, parts.health
+        resolver,
+        parts.journal,
+        parts.metrics,
+        stats,
+        settings.stats_token,
+        parts.health,
+        parts.clock,
     )
     return routes, mirror
 

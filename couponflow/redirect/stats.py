@@ -31,7 +31,7 @@ class Stats(msgspec.Struct, frozen=True):
 
     total: int
     last_hour: int
-    """The last 60 whole minutes and the current one."""
+    """The last 60 whole minutes and the current one: up to 61 minutes."""
     by_hour: list[HourCount]
     """The last 24 hours, oldest first; the last is the current one."""
     by_verdict: dict[Verdict, int]
@@ -40,7 +40,8 @@ class Stats(msgspec.Struct, frozen=True):
     top_merchants: list[TopMerchant]
     as_of: str
     stale: bool = False
-    """True while PostgreSQL is away and these are the figures last seen."""
+    """True while PostgreSQL is away, or takes longer than the statement timeout, and these are the
+    figures last seen."""
 
 
 class StatsReader:

@@ -8,7 +8,7 @@ from couponflow.redirect.recent import Recent
 
 MAX_USER_AGENTS = 20_000
 MAX_RECENT_CLICKS = 100_000
-"""Two generations of them take about 30 MB; a flood beyond shortens the window."""
+"""Two generations of them take about 40 MB; a flood beyond shortens the window."""
 
 
 class VerdictJudge:

@@ -24,9 +24,21 @@ insert into click_totals (merchant_id, verdict, clicks)
 select merchant_id, verdict, sum(clicks) from counted group by 1, 2 order by 1, 2
 on conflict (merchant_id, verdict) do update set clicks = click_totals.clicks + excluded.clicks;
 
+-- name: commit_durably
+-- Make the commit of this transaction wait for the disk. What is committed is acknowledged, and the
+-- sender then forgets it; where the server or the role is set to answer earlier, a crash would lose
+-- clicks. Other settings wait at least for this disk and are left as they are.
+select set_config('synchronous_commit', 'on', true)
+where current_setting('synchronous_commit') = 'off';
+
 -- name: create_staging
--- Where a batch lands in which some clicks are stored already; private to the connection.
-create temporary table if not exists click_staging (like affiliate_clicks) on commit delete rows;
+-- Where a batch lands in which some clicks are stored already; private to the transaction. It has
+-- the columns that are written and no others, whatever a migration adds.
+create temporary table click_staging on commit drop as
+select external_click_id, merchant_id, offer_id, user_id, clicked_at, ip, user_agent, referer,
+       verdict
+from affiliate_clicks
+with no data;
 
 -- name: copy_to_staging
 copy click_staging (
@@ -35,23 +47,47 @@ copy click_staging (
 
 -- name: take_from_staging
 -- Store what is new, and say what of it is to be counted.
-insert into affiliate_clicks
-select * from click_staging
+insert into affiliate_clicks (
+    external_click_id, merchant_id, offer_id, user_id, clicked_at, ip, user_agent, referer, verdict
+)
+select external_click_id, merchant_id, offer_id, user_id, clicked_at, ip, user_agent, referer,
+       verdict
+from click_staging
 on conflict do nothing
 returning extract(epoch from date_trunc('minute', clicked_at, 'UTC'))::bigint,
           merchant_id::text, verdict;
 
 -- name: partition_days
--- The days that have a partition, as text.
+-- The days that have a partition, as text. A default partition is of no day.
 select to_char(
     substring(pg_get_expr(c.relpartbound, c.oid) from '''(.*?)''')::timestamptz at time zone 'UTC',
     'YYYY-MM-DD'
 )
 from pg_inherits i join pg_class c on c.oid = i.inhrelid
-where i.inhparent = 'affiliate_clicks'::regclass;
+where i.inhparent = 'affiliate_clicks'::regclass
+  and pg_get_expr(c.relpartbound, c.oid) like 'FOR VALUES FROM (''%';
+
+-- name: has_minutes
+-- Whether clicks of a day have been counted.
+select exists (
+    select from click_minutes
+    where minute >= %(first)s::timestamptz and minute < %(end)s::timestamptz
+);
 
 -- name: audit_counters_against_rows
--- Minutes whose counters differ from the rows of that minute.
+-- Minutes whose counters differ from the rows of that minute. Counters outlive rows: where a day's
+-- partition was dropped, or made anew after that, they may only be higher.
+with complete as (
+    select bounds[1]::timestamptz as first, bounds[2]::timestamptz as "end"
+    from pg_inherits i
+    join pg_class c on c.oid = i.inhrelid
+    cross join regexp_match(
+        pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.*?)''\) TO \(''(.*?)''\)'
+    ) as bounds
+    where i.inhparent = 'affiliate_clicks'::regclass
+      and bounds is not null
+      and obj_description(c.oid, 'pg_class') is distinct from 'made anew after a drop'
+)
 select coalesce(r.minute, m.minute) as minute, coalesce(r.verdict, m.verdict) as verdict,
        coalesce(r.clicks, 0) as rows_clicks, coalesce(m.clicks, 0) as counted_clicks
 from (
@@ -60,10 +96,29 @@ from (
 ) r
 full join click_minutes m using (minute, verdict)
 where r.clicks is distinct from m.clicks
+  and (
+      coalesce(r.clicks, 0) > coalesce(m.clicks, 0)
+      or exists (select from complete where m.minute >= first and m.minute < "end")
+  )
 order by 1, 2 limit 20;
 
 -- name: audit_totals_against_rows
--- Merchants whose totals differ from their rows.
+-- Merchants whose totals differ from their rows. Totals outlive rows: once a minute of that verdict
+-- lies in a day whose partition was dropped, or made anew after that, they may only be higher.
+with complete as (
+    select bounds[1]::timestamptz as first, bounds[2]::timestamptz as "end"
+    from pg_inherits i
+    join pg_class c on c.oid = i.inhrelid
+    cross join regexp_match(
+        pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.*?)''\) TO \(''(.*?)''\)'
+    ) as bounds
+    where i.inhparent = 'affiliate_clicks'::regclass
+      and bounds is not null
+      and obj_description(c.oid, 'pg_class') is distinct from 'made anew after a drop'
+), outlived as (
+    select distinct m.verdict from click_minutes m
+    where not exists (select from complete where m.minute >= first and m.minute < "end")
+)
 select coalesce(r.merchant_id, t.merchant_id) as merchant_id,
        coalesce(r.verdict, t.verdict) as verdict,
        coalesce(r.clicks, 0) as rows_clicks, coalesce(t.clicks, 0) as counted_clicks
@@ -72,6 +127,10 @@ from (
 ) r
 full join click_totals t using (merchant_id, verdict)
 where r.clicks is distinct from t.clicks
+  and (
+      coalesce(r.clicks, 0) > coalesce(t.clicks, 0)
+      or t.verdict not in (select verdict from outlived)
+  )
 order by 1, 2 limit 20;
 
 -- name: audit_clicks_without_offer

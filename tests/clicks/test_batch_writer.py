@@ -5,10 +5,11 @@ import anyio
 import msgspec
 import pytest
 
+from couponflow.clicks import store
 from couponflow.clicks.audit import INVARIANTS
 from couponflow.clicks.batch_writer import BatchWriter
 from couponflow.clicks.metrics import ClicksMetrics
-from couponflow.clicks.partitions import Partitions
+from couponflow.clicks.partitions import PartitionMissing, Partitions
 from couponflow.kernel.audit import AuditScope, run_audit
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.database import Database
@@ -171,6 +172,42 @@ async def test_a_batch_over_midnight_makes_the_partitions_it_needs(writing: Writ
         ("affiliate_clicks_2026_09_21",),
         ("affiliate_clicks_2026_09_22",),
     ]
+
+
+async def execute(database: Database, statement: bytes) -> None:
+    async with database.connection() as connection:
+        await connection.execute(statement)
+
+
+async def test_clicks_of_a_day_whose_partition_was_dropped_are_stored(writing: Writing) -> None:
+    assert await writing.write(make_click(1)) == (1, 0, 0)
+    await execute(writing.database, b"drop table affiliate_clicks_2026_09_21")
+    assert await writing.write(make_click(2), make_click(3, verdict="alien")) == (2, 0, 1)
+    assert await writing.stored() == ids(2)
+    assert set(await writing.buried()) == set(ids(3))
+    assert await audit_holds(writing.database)
+
+
+async def test_clicks_without_a_possible_partition_wait_and_are_not_buried(
+    writing: Writing,
+) -> None:
+    assert await writing.write(make_click(1)) == (1, 0, 0)
+    detach = b"alter table affiliate_clicks detach partition affiliate_clicks_2026_09_21"
+    await execute(writing.database, detach)
+    with pytest.raises(PartitionMissing):
+        await writing.write(make_click(2), make_click(3))
+    assert await writing.buried() == {}
+    await execute(writing.database, b"drop table affiliate_clicks_2026_09_21")
+    assert await writing.write(make_click(2), make_click(3)) == (3, 0, 0)
+
+
+async def test_a_default_partition_takes_the_days_it_has_clicks_of(writing: Writing) -> None:
+    await execute(writing.database, b"create table others partition of affiliate_clicks default")
+    async with writing.database.transaction() as connection:
+        await store.insert_new_clicks(connection, [make_click(1)])
+    assert await writing.write(make_click(1), make_click(2)) == (1, 1, 0)
+    assert await writing.stored() == ids(1, 2)
+    assert await audit_holds(writing.database)
 
 
 def varied_click(number: int) -> Click:

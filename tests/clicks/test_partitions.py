@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from couponflow.clicks import store
-from couponflow.clicks.partitions import OLDEST_DAYS, Partitions
+from couponflow.clicks.partitions import OLDEST_DAYS, PartitionMissing, Partitions
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.database import Database
 from tests.samples import CLICKED_AT
@@ -52,6 +52,24 @@ async def test_many_daemons_may_make_the_same_day_at_once(database: Database) ->
         for _ in range(6):
             tasks.start_soon(Partitions(database, ManualClock(), 3).make_ahead)
     assert len(await days(database)) == 4
+
+
+async def test_a_table_in_the_way_is_named(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("create table affiliate_clicks_2026_09_21 (detached int)")
+    with pytest.raises(PartitionMissing, match="another table is called affiliate_clicks_2026_09"):
+        await Partitions(database, ManualClock(), 0).make_ahead()
+    assert await days(database) == []
+
+
+async def test_a_wider_partition_of_somebody_takes_its_days(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "create table september partition of affiliate_clicks"
+            " for values from ('2026-09-01 00:00Z') to ('2026-10-01 00:00Z')"
+        )
+    await Partitions(database, ManualClock(), 1).make_ahead()
+    assert await days(database) == [date(2026, 9, 1)]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,19 @@ async def test_a_bad_click_does_not_hold_up_its_batch(stocked: Database) -> None
     ]
 
 
+async def test_clicks_wait_until_their_partition_can_be_made(stocked: Database) -> None:
+    async with stocked.connection() as connection:
+        await connection.execute("create table affiliate_clicks_2026_09_21 (detached int)")
+    consuming = Consuming(stocked)
+    async with consuming.running():
+        await consuming.publish(1, 2)
+        await until(lambda: consuming.metrics.retried > 0)
+        async with stocked.connection() as connection:
+            await connection.execute("drop table affiliate_clicks_2026_09_21")
+        await until(lambda: consuming.metrics.stored == 2)
+    assert consuming.metrics.buried == 0
+
+
 async def test_partitions_are_made_ahead_without_any_click(stocked: Database) -> None:
     consuming = Consuming(stocked)
     query = "select count(*) from pg_inherits where inhparent = 'affiliate_clicks'::regclass"

@@ -196,8 +196,80 @@ async def test_any_text_is_stored_as_it_is(ready: Database, fields: list[tuple[s
         assert await cursor.fetchall() == fields
 
 
-async def test_a_partition_may_be_made_twice(ready: Database) -> None:
+async def test_a_partition_made_twice_is_refused_and_stays(ready: Database) -> None:
     async with ready.connection() as connection:
-        for _ in range(2):
+        await store.create_partition(connection, date(2026, 12, 31))
+        with pytest.raises(psycopg.errors.DuplicateTable):
             await store.create_partition(connection, date(2026, 12, 31))
         assert await store.partition_days(connection) == {date(2026, 9, 21), date(2026, 12, 31)}
+
+
+async def test_a_partition_has_the_constraints_of_its_table(ready: Database) -> None:
+    query = (
+        "select conname::text, contype::text, coninhcount > 0 from pg_constraint"
+        " where conrelid = 'affiliate_clicks_2026_09_21'::regclass and contype in ('c', 'p')"
+        " order by 1"
+    )
+    assert await rows_of(ready.url, query) == [
+        ("affiliate_clicks_2026_09_21_pkey", "p", True),
+        ("affiliate_clicks_verdict_check", "c", True),
+    ]
+
+
+async def test_a_partition_is_made_while_somebody_reads_and_writes(ready: Database) -> None:
+    async with ready.transaction() as reading, ready.connection() as connection:
+        await store.insert_new_clicks(reading, [make_click(1)])
+        await reading.execute("select * from affiliate_clicks")
+        await store.create_partition(connection, date(2026, 12, 31))
+        assert len(await store.partition_days(connection)) == 2
+    assert await counted(ready) == (1, 1, 1)
+
+
+async def test_a_partition_waits_a_second_for_its_lock_and_no_longer(ready: Database) -> None:
+    async with ready.transaction() as locking, ready.connection() as connection:
+        await locking.execute("lock table affiliate_clicks in share update exclusive mode")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await store.create_partition(connection, date(2026, 12, 31))
+        assert await store.partition_days(connection) == {date(2026, 9, 21)}
+
+
+async def test_a_default_partition_is_of_no_day(ready: Database) -> None:
+    async with ready.connection() as connection:
+        await connection.execute("create table others partition of affiliate_clicks default")
+        assert await store.partition_days(connection) == {date(2026, 9, 21)}
+
+
+async def test_a_column_added_meanwhile_does_not_matter(ready: Database, insert: Insert) -> None:
+    assert await insert(ready, make_click(1)) == 1
+    async with ready.connection() as connection:
+        await connection.execute(
+            "alter table affiliate_clicks add column country text not null default 'none'"
+        )
+    assert await insert(ready, make_click(2)) == 1
+    assert await insert_missing(ready, *numbered(1, 2, 3)) == 1
+    assert await counted(ready) == (3, 3, 3)
+
+
+async def test_the_staging_table_is_gone_with_its_transaction(ready: Database) -> None:
+    async with ready.connection() as connection:
+        for number in range(8):  # more often than it takes psycopg to prepare a statement
+            async with connection.transaction():
+                await store.insert_missing_clicks(connection, numbered(number, number + 1))
+            cursor = await connection.execute("select to_regclass('pg_temp.click_staging')")
+            assert await cursor.fetchone() == (None,)
+    assert await counted(ready) == (9, 9, 9)
+
+
+@pytest.mark.parametrize(("setting", "used"), [("off", "on"), ("remote_apply", "remote_apply")])
+async def test_a_commit_waits_for_the_disk_and_leaves_stricter_settings(
+    ready: Database, setting: str, used: str
+) -> None:
+    async with ready.connection() as connection:
+        await connection.execute(f"set synchronous_commit = {setting}".encode())
+        for insert_clicks in (store.insert_new_clicks, store.insert_missing_clicks):
+            async with connection.transaction(force_rollback=True):
+                await insert_clicks(connection, [make_click(1)])
+                cursor = await connection.execute("show synchronous_commit")
+                assert await cursor.fetchone() == (used,)
+        cursor = await connection.execute("show synchronous_commit")
+        assert await cursor.fetchone() == (setting,)

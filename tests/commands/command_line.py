@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
+from subprocess import DEVNULL, PIPE
+from typing import IO, Any
 from urllib.parse import urlencode
 
 import anyio
@@ -49,10 +50,21 @@ class CommandLine:
         }
 
     async def run(self, *arguments: str, **environment: str) -> Ended:
+        return await self._run(arguments, environment, None)
+
+    async def run_reading(self, file: Path, *arguments: str) -> Ended:
+        """Run with the file as standard input."""
+        with file.open("rb") as stream:
+            return await self._run(arguments, {}, stream)
+
+    async def _run(
+        self, arguments: Sequence[str], environment: Mapping[str, str], stdin: IO[bytes] | None
+    ) -> Ended:
         command = [sys.executable, "-m", "couponflow", *arguments]
         with anyio.fail_after(DEADLINE_SECONDS):
             process = await anyio.run_process(
                 command,
+                stdin=DEVNULL if stdin is None else stdin,
                 stdout=PIPE,
                 stderr=PIPE,
                 check=False,

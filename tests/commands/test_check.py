@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from couponflow.config import JournalSettings
+from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.http import free_port
+from couponflow.kernel.journal import open_journal
 from tests.commands.command_line import CommandLine
 
 HOST = "127.0.0.1"
@@ -49,7 +52,7 @@ async def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
             COUPONFLOW_OPS_BIND=f"{HOST}:{free_port(HOST)}",
             COUPONFLOW_VAR_DIR=str(tmp_path / "var" / "deeper"),
         )
-    assert ended.code == 1
+    assert ended.code == 2
     problems = [line for line in ended.out.splitlines() if line.startswith("problem")]
     assert len(problems) == 4
     assert "Add clicks" in problems[0]
@@ -68,7 +71,8 @@ async def test_settings_that_are_wrong_are_all_listed(tmp_path: Path, database_u
         COUPONFLOW_REDIRECT_BIND="nowhere",
     )
     content = ended.json()
-    assert (ended.code, content["ok"]) == (1, False)
+    assert (ended.code, content["ok"]) == (2, False)
+    assert not any(check["name"] in check["detail"] for check in content["checks"])
     named = " ".join(check["name"] for check in content["checks"])
     assert "flush_rows" in named
     assert "bind" in named
@@ -91,3 +95,35 @@ async def test_without_a_database_url_the_embedded_one_is_found(tmp_path: Path) 
     ended = await CommandLine(tmp_path, "").run("check", **free_ports())
     assert ended.code == 0
     assert "embedded PostgreSQL" in ended.out
+
+
+@pytest.mark.parametrize(("roles", "code"), [("all", 1), ("clicks", 0)])
+async def test_only_the_ports_of_the_roles_asked_for_are_looked_at(
+    tmp_path: Path, roles: str, code: int
+) -> None:
+    with closing(socket.socket()) as other:
+        other.bind((HOST, 0))
+        other.listen()
+        taken = f"{HOST}:{other.getsockname()[1]}"
+        ended = await CommandLine(tmp_path, "").run(
+            "check", "--roles", roles, **{**free_ports(), "COUPONFLOW_REDIRECT_BIND": taken}
+        )
+    assert (ended.code, "[redirect] bind  " in ended.out) == (code, roles == "all")
+
+
+async def test_the_ports_of_the_daemon_running_here_are_no_problem(tmp_path: Path) -> None:
+    command_line = CommandLine(tmp_path, "")
+    with closing(socket.socket()) as daemon:
+        daemon.bind((HOST, 0))
+        daemon.listen()
+        taken = f"{HOST}:{daemon.getsockname()[1]}"
+        binds = {**free_ports(), "COUPONFLOW_OPS_BIND": taken}
+        with open_journal(tmp_path / "var" / "journal", JournalSettings(), SystemClock()):
+            running = await command_line.run("check", "--json", **binds)
+        ended = await command_line.run("check", "--json", **binds)
+    checks = {check["name"]: check for check in running.json()["checks"]}
+    assert running.code == 0
+    assert checks["var_dir"]["detail"].endswith("; a daemon is running on this var folder")
+    assert checks["[ops] bind"]["detail"].startswith(f"{taken} is in use; ")
+    problems = [check["name"] for check in ended.json()["checks"] if not check["ok"]]
+    assert (ended.code, problems) == (1, ["[ops] bind"])

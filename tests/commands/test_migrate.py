@@ -38,3 +38,10 @@ async def test_a_database_that_is_away_is_one_clear_line(tmp_path: Path) -> None
     assert "error: PostgreSQL is away" in ended.err
     assert "Traceback" not in ended.err
     assert "secret" not in ended.err
+
+
+async def test_the_status_makes_no_database(tmp_path: Path) -> None:
+    ended = await CommandLine(tmp_path, "").run("migrate", "--status")
+    assert (ended.code, ended.out) == (1, "")
+    assert "there is no database" in ended.err
+    assert not (tmp_path / "var").exists()

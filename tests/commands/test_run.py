@@ -75,3 +75,18 @@ async def test_a_second_daemon_on_one_var_folder_is_refused(
     assert ended.err.count("error: ") == 1
     assert "journal" in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["users", "import", "users.csv"]])
+@pytest.mark.parametrize("database", ["none", "a configured one"])
+async def test_a_var_folder_that_cannot_be_used_is_one_clear_line(
+    tmp_path: Path, database_url: str, arguments: list[str], database: str
+) -> None:
+    (tmp_path / "var").write_text("a file")
+    (tmp_path / "users.csv").write_text("user_uuid,email,mobile,name\n")
+    url = "" if database == "none" else database_url
+    ended = await CommandLine(tmp_path, url).run(*arguments, **free_ports())
+    needs_var = arguments == ["run"] or not url
+    assert ended.code == int(needs_var)
+    assert ("COUPONFLOW_VAR_DIR" in ended.err) == needs_var
+    assert "Traceback" not in ended.err

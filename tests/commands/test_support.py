@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -43,6 +44,18 @@ def test_the_result_of_the_work_is_returned() -> None:
             1,
             "error: away; taken\n",
         ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/var"),
+            1,
+            "error: /x/var cannot be used: Not a directory; mend that, or set COUPONFLOW_VAR_DIR "
+            "to a folder that can be written to\n",
+        ),
+        (
+            ExceptionGroup("x", [OSError(errno.ENOSPC, "No space left on device")]),
+            1,
+            "error: the disk cannot be used: No space left on device; mend that, or set "
+            "COUPONFLOW_VAR_DIR to a folder that can be written to\n",
+        ),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],
 )
@@ -56,6 +69,8 @@ def test_errors_for_the_operator_are_one_text_and_an_exit_code(
 def test_a_fault_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_async(raising(ZeroDivisionError()))
+    with pytest.raises(ConnectionResetError):
+        run_async(raising(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")))
     mixed = ExceptionGroup("x", [DatabaseAway("away"), ZeroDivisionError()])
     with pytest.raises(ExceptionGroup):
         run_async(raising(mixed))

@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import psycopg
+import pytest
+
 from couponflow.kernel.audit import (
     AuditScope,
     Finding,
@@ -73,3 +76,16 @@ async def test_all_are_checked_in_order_and_told_one_by_one(
     ]
     assert told == ["first", "second", "third"]
     assert seen == [tmp_path]
+
+
+async def test_a_query_that_would_change_something_is_refused(
+    database: Database, tmp_path: Path
+) -> None:
+    change = query_invariant(
+        "writing", "It.", b"insert into click_minutes values (now(), 'bot', 1) returning 1 as one"
+    )
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        await run_audit([change], AuditScope(database, tmp_path))
+    async with database.connection() as connection:
+        cursor = await connection.execute("select count(*) from click_minutes")
+        assert await cursor.fetchone() == (0,)

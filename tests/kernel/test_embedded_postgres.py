@@ -129,6 +129,18 @@ async def test_stopping_is_clean_and_leaves_no_process(data: Path) -> None:
     assert "database system is shut down" in (data.parent / "postgres.log").read_text()
 
 
+async def test_a_server_that_does_not_stop_is_killed_in_time_and_loses_nothing(data: Path) -> None:
+    async with embedded_postgres(data, stop_seconds=lambda: 0.5) as url:
+        await execute(url, b"create table kept as select 42 as answer")
+        pid = server_pid(data)
+        os.kill(pid, signal.SIGSTOP)
+        begun_at = anyio.current_time()
+    assert 0.5 <= anyio.current_time() - begun_at < 2
+    assert not is_alive(pid)
+    async with embedded_postgres(data) as url:
+        assert await value(url, b"select answer from kept") == 42
+
+
 async def test_the_blocks_own_error_leaves_as_it_is(data: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         await fail_in(data)

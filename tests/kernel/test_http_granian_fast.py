@@ -7,6 +7,7 @@ import anyio
 import granian
 import pytest
 from granian.server.embed import AsyncWorker, Server
+from structlog.testing import capture_logs
 
 from couponflow.kernel.http import Listener, PortUnavailable
 from couponflow.kernel.http_granian_fast import (
@@ -46,6 +47,8 @@ class Handler:
         if not scope.path.startswith("/fast"):
             return False
         self.now[scope.path] += 1
+        if scope.path == "/fast/fault":
+            raise RuntimeError("a fault")
         seen = f"{scope.method} {scope.path} {scope.query_string} {scope.headers.get('x-a')}"
         headers = [("x-many", ",".join(scope.headers.get_all("x-many")))]
         if scope.path == "/fast/empty":
@@ -56,6 +59,8 @@ class Handler:
 
     async def answer_later(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
         self.later[scope.path] += 1
+        if scope.path == "/later/fault":
+            raise RuntimeError("a fault")
         if scope.path == "/slow":
             self.arrived.set()
             await self.released.wait()
@@ -142,6 +147,32 @@ async def test_a_thousand_requests_at_once_are_each_answered_once(
     assert handler.later == {"/later": 200}
     assert len(handler.now) == handler.now.total() == 800
     assert len(handler.threads) == 1
+
+
+async def test_a_fault_in_one_request_of_a_burst_leaves_the_others_alone(
+    handler: Handler, listener: Listener
+) -> None:
+    statuses: Counter[tuple[str, int]] = Counter()
+
+    async def client(path: str) -> None:
+        answer = await exchange(listener, request(path))
+        statuses[path, answer.status] += 1
+
+    with capture_logs() as logs:
+        async with (
+            serving(partial(serve_fast, handler), listener),
+            anyio.create_task_group() as tasks,
+        ):
+            for _ in range(20):
+                for path in ("/fast", "/fast/fault", "/later", "/later/fault"):
+                    tasks.start_soon(client, path)
+    assert statuses == {
+        ("/fast", 200): 20,
+        ("/fast/fault", 500): 20,
+        ("/later", 200): 20,
+        ("/later/fault", 500): 20,
+    }
+    assert [entry["event"] for entry in logs].count("request failed") == 40
 
 
 @pytest.mark.parametrize(

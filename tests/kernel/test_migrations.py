@@ -1,10 +1,11 @@
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from couponflow.kernel.database import DatabaseAway
@@ -217,3 +218,40 @@ async def test_the_lock_is_free_after_a_failure(empty_database_url: str, write: 
 async def test_a_database_that_is_away_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(DatabaseAway):
         await migrate(f"postgresql:///postgres?host={tmp_path}")
+
+
+@pytest.fixture
+async def url_of_a_reader(empty_database_url: str) -> AsyncIterator[str]:
+    """The address of a user who may read the applied migrations, and nothing else."""
+    async with await psycopg.AsyncConnection.connect(
+        empty_database_url, autocommit=True
+    ) as connection:
+        await connection.execute("create role reader login")
+        await migrate(empty_database_url)
+        await connection.execute("grant select on schema_migrations to reader")
+        yield make_conninfo(empty_database_url, user="reader")
+        await connection.execute("drop owned by reader")
+        await connection.execute("drop role reader")
+
+
+async def test_a_user_with_few_rights_finds_a_current_schema_current(url_of_a_reader: str) -> None:
+    assert await migrate(url_of_a_reader) == []
+
+
+async def test_a_user_who_may_not_read_the_migrations_is_told_what_to_do(
+    empty_database_url: str, url_of_a_reader: str
+) -> None:
+    async with await psycopg.AsyncConnection.connect(empty_database_url) as connection:
+        await connection.execute("revoke select on schema_migrations from reader")
+    for act in (migrate, migration_status):
+        with pytest.raises(MigrationFailed, match=r"permission denied .* as the database's owner"):
+            await act(url_of_a_reader)
+
+
+async def test_a_read_only_database_is_refused_with_the_way_out(
+    empty_database_url: str, write: WriteFiles
+) -> None:
+    url = make_conninfo(empty_database_url, options="-c default_transaction_read_only=on")
+    with pytest.raises(MigrationFailed, match="set DATABASE_URL to the primary"):
+        await migrate(url, folder=write(m0001_first="select 1"))
+    assert not await table_exists(empty_database_url, "schema_migrations")

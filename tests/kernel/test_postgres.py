@@ -1,10 +1,19 @@
+from pathlib import Path
+
 import anyio
 import psycopg
 import pytest
 
 from couponflow.config import DatabaseSettings, Settings
 from couponflow.kernel.database import DatabaseAway
-from couponflow.kernel.postgres import open_current_postgres, open_postgres
+from couponflow.kernel.postgres import (
+    DatabaseMissing,
+    SchemaNotCurrent,
+    open_current_postgres,
+    open_existing_postgres,
+    open_postgres,
+    open_unchanged_postgres,
+)
 from tests.postgres_server import PostgresServer, reachable_folder
 from tests.samples import PATIENCE_SECONDS, rows_of
 
@@ -72,3 +81,22 @@ async def test_without_a_url_the_embedded_server_in_the_var_folder_is_used() -> 
             url = database.url
         with pytest.raises(psycopg.OperationalError):
             await psycopg.AsyncConnection.connect(url)
+
+
+async def test_a_database_that_stays_unchanged_must_be_current(
+    database_url: str, empty_database_url: str
+) -> None:
+    async with open_unchanged_postgres(settings_for(database_url)) as database:
+        assert database.url == database_url
+    with pytest.raises(SchemaNotCurrent, match=r"0001_catalogue, .*couponflow migrate"):
+        async with open_unchanged_postgres(settings_for(empty_database_url)):
+            pytest.fail("nothing was migrated")
+    assert await rows_of(empty_database_url, TABLES) == [(0,)]
+
+
+async def test_an_embedded_server_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    var = tmp_path / "var"
+    with pytest.raises(DatabaseMissing, match="DATABASE_URL is not set"):
+        async with open_existing_postgres(Settings(var_dir=str(var))):
+            pytest.fail("there is none")
+    assert not var.exists()

@@ -132,7 +132,18 @@ async def test_a_failure_within_a_role_s_own_task_group_restarts_it() -> None:
     async with supervised(role("grouped", run)) as world:
         await world.until(lambda: runs == 2)
         await world.until_state("grouped", State.RUNNING)
-        assert world.status("grouped").last_error.startswith("ExceptionGroup: ")
+        assert world.status("grouped").last_error == "ValueError: within"
+
+
+async def test_a_failure_of_nested_groups_is_told_by_its_causes() -> None:
+    inner = ExceptionGroup("inner", [ValueError("one"), KeyError("two"), ValueError("one")])
+    failure = ExceptionGroup("outer", [inner, OSError("three")])
+    async with supervised(role("grouped", failing_times(1, failure))) as world:
+        await world.until(lambda: world.status("grouped").restarts == 1)
+        await world.until_state("grouped", State.RUNNING)
+        told = "ValueError: one; KeyError: 'two'; OSError: three"
+        assert world.status("grouped").last_error == told
+        assert world.check("grouped").detail == f"restarted 1 times, last error {told}"
 
 
 async def test_a_cancellation_that_escapes_from_a_library_does_not_end_a_role_silently() -> None:

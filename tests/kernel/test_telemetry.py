@@ -101,6 +101,19 @@ def test_less_than_the_level_is_not_logged(written: Written) -> None:
     assert [line["event"] for line in written.lines()] == ["enough"]
 
 
+@pytest.mark.parametrize(
+    ("name", "least"), [("psycopg.pool", logging.ERROR), ("hypercorn.error", logging.WARNING)]
+)
+def test_libraries_are_quiet_about_what_we_say_ourselves(
+    written: Written, name: str, least: int
+) -> None:
+    configure_logging("debug", "json")
+    library = logging.getLogger(name)
+    library.log(least - 1, "too little")
+    library.log(least, "enough")
+    assert [line["event"] for line in written.lines()] == ["enough"]
+
+
 def test_configuring_again_does_not_double_the_lines(written: Written) -> None:
     for _ in range(3):
         configure_logging("info", "json")

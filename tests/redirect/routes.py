@@ -83,5 +83,5 @@ def open_routes(
     with open_journal(folder, SMALL, clock) as journal:
         metrics = RedirectMetrics(journal)
         stats = StatsReader(database, clock)
-        routes = RedirectRoutes(resolver, journal, metrics, stats, stats_token, health)
+        routes = RedirectRoutes(resolver, journal, metrics, stats, stats_token, health, clock)
         yield RoutesParts(routes, resolver, journal, metrics, health, folder, clock)

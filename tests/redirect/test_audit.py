@@ -8,6 +8,7 @@ from couponflow.kernel.audit import AuditScope, Finding, run_audit
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.database import Database
 from couponflow.kernel.journal import Journal, open_journal
+from couponflow.redirect import set_aside
 from couponflow.redirect.audit import INVARIANTS
 from tests.samples import make_click
 
@@ -96,3 +97,25 @@ async def test_at_most_a_screenful_of_lost_clicks_is_named(
         hand_over(journal, 50)
         finding = await audited(database, tmp_path)
     assert (finding.ok, len(finding.offenders)) == (False, 20)
+
+
+async def test_a_record_that_is_no_click_is_named_and_the_rest_is_still_looked_at(
+    database: Database, tmp_path: Path
+) -> None:
+    with open_journal(tmp_path / "journal", SETTINGS, ManualClock()) as journal:
+        append(journal, 1)
+        journal.append(b"bad")
+        append(journal, 2)
+        journal.append(b"still waits")
+        hand_over(journal, 3)
+        await store(database, 1)
+        finding = await audited(database, tmp_path)
+    assert not finding.ok
+    assert finding.offenders == [
+        {
+            "problem": "not a click",
+            "position": "record 2 on disk",
+            "set_aside": set_aside.file_name(b"bad"),
+        },
+        {"click_id": make_click(2).click_id},
+    ]

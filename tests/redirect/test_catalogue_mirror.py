@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import anyio
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from couponflow.config import DatabaseSettings
 from couponflow.kernel.clock import ManualClock
@@ -263,11 +264,48 @@ async def test_while_postgresql_is_away_the_offers_stay_and_then_catch_up(
             await until(lambda: mirrored.check() == away)
             assert mirrored.offers == before
             mirrored.clock.advance(400)
-            assert mirrored.check() == (False, "2 offers, last refreshed 400 s ago")
+            late = f"2 offers, last refreshed 400 s ago; {away[1]}"
+            assert mirrored.check() == (False, late)
             await stoppable_postgres.start()
             await retire_all(stoppable_postgres.url)
             await until(lambda: all(o.ends_at == -FOREVER for o in mirrored.offers.values()))
             await until(lambda: mirrored.check() == (True, "2 offers"))
+
+
+class CountingMirrored(Mirrored):
+    """Polls often, and counts how often it tried."""
+
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(database, poll_seconds=0.02)
+        self.tried = 0
+        self._sync = self.mirror.sync
+        monkeypatch.setattr(self.mirror, "sync", self._count)
+
+    async def _count(self) -> None:
+        self.tried += 1
+        await self._sync()
+
+
+async def test_a_catalogue_that_cannot_be_read_is_waited_for(
+    admin: psycopg.AsyncConnection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await insert_catalogue(admin)
+    settings = DatabaseSettings(statement_timeout_seconds=0.1)
+    async with open_database(database_url, settings) as database:
+        mirrored = CountingMirrored(database, monkeypatch)
+        with capture_logs() as logs:
+            async with running(mirrored):
+                before = dict(mirrored.offers)
+                async with admin.transaction():
+                    await admin.execute("lock table offers in access exclusive mode")
+                    cause = "canceling statement due to statement timeout"
+                    locked = f"cannot be read: {cause}; serving the offers last seen"
+                    await until(lambda: mirrored.check() == (True, locked))
+                    completions, tried = mirrored.completions, mirrored.tried
+                    await until(lambda: mirrored.tried >= tried + 2)
+                    assert (mirrored.offers, mirrored.completions) == (before, completions)
+                await until(lambda: mirrored.check() == (True, "2 offers"))
+    assert [entry["event"] for entry in logs].count("catalogue cannot be refreshed") == 1
 
 
 async def fill(url: str) -> None:

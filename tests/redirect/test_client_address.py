@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from couponflow.redirect.client_address import ClientAddress
+from couponflow.redirect.client_address import UNKNOWN, ClientAddress
 from tests.samples import FakeHeaders
 
 PROXIES = ("10.0.0.0/8", "2001:db8:1::/48", "192.0.2.7")
@@ -15,6 +15,17 @@ insiders = st.one_of(
     st.ip_addresses(v=4, network="10.0.0.0/8"), st.ip_addresses(v=6, network="2001:db8:1::/48")
 ).map(str)
 hops = st.one_of(outsiders, insiders, st.text(max_size=40))
+
+
+class HidingHeaders(FakeHeaders):
+    """Headers as granian shows them: a value that is not ASCII is there, but cannot be got."""
+
+    def get(self, key: str, /) -> str | None:
+        value = super().get(key)
+        return value if value is not None and value.isascii() else None
+
+    def get_all(self, key: str, /) -> list[str]:
+        return [value for value in super().get_all(key) if value.isascii()]
 
 
 def forwarded_for(*lines: str) -> FakeHeaders:
@@ -60,6 +71,21 @@ def test_behind_trusted_proxies_the_nearest_other_address_is_the_client(
     lines: list[str], expected: str
 ) -> None:
     assert ClientAddress(PROXIES).of(PROXY, forwarded_for(*lines)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["é, 203.0.113.9"], UNKNOWN),
+        (["é, 203.0.113.9", "10.9.9.9"], UNKNOWN),
+        (["é", "203.0.113.9"], "203.0.113.9"),
+        (["é", "203.0.113.9, 10.9.9.9"], "203.0.113.9"),
+    ],
+)
+def test_a_client_named_in_a_hidden_line_only_is_unknown(lines: list[str], expected: str) -> None:
+    headers = HidingHeaders(*(("x-forwarded-for", line) for line in lines))
+    assert ClientAddress(PROXIES).of(PROXY, headers) == expected
+    assert ClientAddress(PROXIES).of("198.51.100.4:5555", headers) == "198.51.100.4"
 
 
 def test_a_proxy_seen_through_a_socket_for_both_families_is_trusted() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from couponflow.config import DatabaseSettings
 from couponflow.kernel.database import Database, open_database
@@ -89,6 +90,33 @@ def test_a_full_journal_still_redirects_and_counts_what_it_did_not_record(
     assert (after.appended, after.refused) == (before.appended, before.refused + 2)
     assert parts.metrics.unrecorded == 2
     assert parts.metrics.outcomes == {"redirected": 2}
+
+
+def test_unrecorded_clicks_are_told_at_their_begin_every_minute_and_at_their_end(
+    parts: RoutesParts,
+) -> None:
+    def clicked() -> list[tuple[object, ...]]:
+        with capture_logs() as logs:
+            assert parts.routes.follow("GET", PATH, PEER, FROM_A_BROWSER).status == 302
+        return [tuple(v for v in entry.values() if isinstance(v, int)) for entry in logs]
+
+    for _ in range(2):
+        assert clicked() == []
+        fill(parts.journal)
+        assert clicked() == [(1,)]
+        parts.clock.advance(59)
+        assert clicked() == []
+        parts.clock.advance(1)
+        assert clicked() == [(3,)]
+        assert clicked() == []
+        empty(parts.journal)
+        assert clicked() == [(4,)]
+
+
+def empty(journal: Journal) -> None:
+    """Hand everything over, and so make room."""
+    while (batch := journal.read(1_000)) is not None:
+        journal.checkpoint(batch.end)
 
 
 def fill(journal: Journal) -> None:

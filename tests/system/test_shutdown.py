@@ -128,6 +128,18 @@ async def test_a_stop_during_an_outage_keeps_its_deadline_and_the_next_start_sto
         await daemon.audit()
 
 
+async def test_a_stop_while_postgres_is_waited_for_ends_the_start(var: Path) -> None:
+    closed = "postgresql://nobody@127.0.0.1:1/nowhere"
+    async with DaemonProcess(var, environment={"DATABASE_URL": closed}) as daemon:
+        await daemon.launch()
+        await daemon.says("waiting for PostgreSQL")
+        ended = await daemon.terminate()
+        assert ended.code == 0, daemon.stderr
+        assert ended.seconds < 3
+        assert "stopped while starting" in daemon.stderr
+        assert "Traceback" not in daemon.stderr
+
+
 async def test_a_second_signal_ends_a_slow_stop_at_once_and_loses_nothing(
     var: Path, stoppable_postgres: PostgresServer, randomness: random.Random
 ) -> None:
