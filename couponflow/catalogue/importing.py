@@ -27,6 +27,7 @@ from couponflow.catalogue.store import (
     Written,
     begin_staging,
     compare,
+    settle,
     try_import_lock,
     upsert,
 )
@@ -131,6 +132,8 @@ async def _import(
                 raise ImportFailed(
                     f"the database objected: {_words_of(error)}; nothing was changed"
                 ) from error
+            if not dry_run:
+                await settle(database, plan.kind)
             reporter.end_phase("writing", intake.read)
             return _report(plan.kind, dry_run, intake, written, rejects_file)
 

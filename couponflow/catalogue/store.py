@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
+import psycopg
+import structlog
 from msgspec.structs import astuple
 
 from couponflow.catalogue.rows import MerchantRow, OfferRow, UserRow
 from couponflow.catalogue.sample import sample_merchants, sample_offers, sample_users
-from couponflow.kernel.database import Connection, Database, load_queries
+from couponflow.kernel.database import Connection, Database, DatabaseAway, load_queries
 
+_log = structlog.get_logger("couponflow.catalogue")
 _queries = load_queries("catalogue")
 
 Kind: TypeAlias = Literal["merchants", "offers", "users"]
@@ -97,6 +100,18 @@ async def read_email_owners(connection: Connection, emails: Sequence[str]) -> di
     """Who has each of these addresses, whatever its case."""
     cursor = await connection.execute(_queries["email_owners"], {"emails": emails})
     return {email: EmailOwner(folded, user_id) async for email, folded, user_id in cursor}
+
+
+async def settle(database: Database, kind: Kind) -> None:
+    """Leave a table as fast to read after an import as it will be once autovacuum comes by.
+
+    The import itself is done: whatever goes wrong here is logged and left to autovacuum.
+    """
+    try:
+        async with database.connection() as connection:
+            await connection.execute(_queries[f"settle_{kind}"])
+    except (DatabaseAway, psycopg.Error) as error:
+        _log.warning("table not vacuumed after the import", table=kind, error=str(error))
 
 
 async def load_sample(database: Database, sandbox_url: str) -> None:

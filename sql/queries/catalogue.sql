@@ -1,6 +1,18 @@
 -- Imports write into a temporary table with COPY and from there in one statement, in the order of
 -- the key, so that two writers meet each row in the same order and cannot deadlock.
 
+-- name: settle_merchants
+-- After an import: fresh statistics, and a visibility map for index-only lookups.
+vacuum (analyze) merchants;
+
+-- name: settle_offers
+-- The same for offers.
+vacuum (analyze) offers;
+
+-- name: settle_users
+-- The same for users.
+vacuum (analyze) users;
+
 -- name: lift_statement_timeout
 -- A million rows may take longer than any single statement of the daemon should.
 set local statement_timeout = 0;
