@@ -6,30 +6,15 @@ from typing import Literal
 import click
 
 from couponflow import __version__
+from couponflow.cli_messages import dead_letters, queue
+from couponflow.cli_options import FiniteFloat, config_option, json_option
 
-_CONFIG_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _CSV_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-
-
-def _use_config(context: click.Context, parameter: click.Parameter, config: Path | None) -> None:
-    """Make the file the context's object, which the contexts below it inherit."""
-    if config is not None:
-        context.obj = config
-
-
-_config = click.option(
-    "--config",
-    type=_CONFIG_FILE,
-    expose_value=False,
-    callback=_use_config,
-    help="Settings file; ./couponflow.toml if it is there. The environment wins over it.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, package_name="couponflow")
-@_config
+@config_option
 def main() -> None:
     """The back end of a coupon and cashback business in one daemon."""
 
@@ -38,7 +23,7 @@ def main() -> None:
 @click.option("--roles", default="all", show_default=True, help="Roles or groups, by commas.")
 @click.option("--demo", is_flag=True, help="Load a sample catalogue and simulate the networks.")
 @click.option("--traffic", is_flag=True, help="With --demo: send a stream of made-up shoppers.")
-@_config
+@config_option
 @click.pass_obj
 def run(config: Path | None, roles: str, demo: bool, traffic: bool) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; a second signal exits at once.
@@ -54,8 +39,8 @@ def run(config: Path | None, roles: str, demo: bool, traffic: bool) -> None:
 
 @main.command()
 @click.option("--roles", default="all", show_default=True, help="Roles it would run with.")
-@_config
-@_json
+@config_option
+@json_option
 @click.pass_obj
 def check(config: Path | None, roles: str, as_json: bool) -> None:
     """Check configuration, ports, folders and connections; name every problem at once.
@@ -69,8 +54,8 @@ def check(config: Path | None, roles: str, as_json: bool) -> None:
 
 @main.command()
 @click.option("--status", is_flag=True, help="Show which migrations are applied; change nothing.")
-@_config
-@_json
+@config_option
+@json_option
 @click.pass_obj
 def migrate(config: Path | None, status: bool, as_json: bool) -> None:
     """Bring the database's schema up to date. `couponflow run` does so, too."""
@@ -113,8 +98,8 @@ def _add_import(
         type=click.Path(dir_okay=False, writable=True, path_type=Path),
         help="Where bad rows go; else FILE.rejects.csv, in the current folder if not beside FILE.",
     )
-    @_config
-    @_json
+    @config_option
+    @json_option
     @click.pass_obj
     def import_(
         config: Path | None, file: Path, dry_run: bool, rejects: Path | None, as_json: bool
@@ -133,25 +118,40 @@ _add_import(offers, "offers", "offer_uuid,merchant_slug,title,url,starts_at,expi
 _add_import(users, "users", "user_uuid,email,mobile,name")
 
 
-@main.group()
-def queue() -> None:
-    """The channels between roles."""
-
-
-@queue.command()
-@_config
-@_json
+@main.command()
+@click.option(
+    "--role",
+    type=click.Choice(["shopper", "merchant", "service", "admin"]),
+    required=True,
+    help="What its bearer may do.",
+)
+@click.option("--subject", default="cli", show_default=True, help="Whom it names in audit logs.")
+@click.option(
+    "--hours",
+    type=FiniteFloat(min=0, max=8_760, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="How long it is good for: it cannot be taken back.",
+)
+@config_option
+@json_option
 @click.pass_obj
-def stats(config: Path | None, as_json: bool) -> None:
-    """Show what waits on each channel of the daemon running here."""
-    from couponflow.commands.queue import queue_stats_command
+def token(
+    config: Path | None,
+    role: Literal["shopper", "merchant", "service", "admin"],
+    subject: str,
+    hours: float,
+    as_json: bool,
+) -> None:
+    """Print a bearer token for the API."""
+    from couponflow.commands.token import token_command
 
-    queue_stats_command(config, as_json=as_json)
+    token_command(config, role, subject, hours, as_json=as_json)
 
 
 @main.command()
-@_config
-@_json
+@config_option
+@json_option
 @click.pass_obj
 def audit(config: Path | None, as_json: bool) -> None:
     """Check named invariants over everything stored; exit 1 if one does not hold.
@@ -161,3 +161,7 @@ def audit(config: Path | None, as_json: bool) -> None:
     from couponflow.commands.audit import audit_command
 
     audit_command(config, as_json=as_json)
+
+
+main.add_command(queue)
+main.add_command(dead_letters)

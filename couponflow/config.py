@@ -1,12 +1,10 @@
-"""Settings: what an operator can set, and what must hold between the values.
+"""Settings: what an operator can set.
 
 Every `[section] key` is also the variable `COUPONFLOW_SECTION_KEY`. `config/couponflow.toml`
-documents each key; the defaults here and there are held equal by a test. `config_loading.py`
-reads the file and the environment.
+documents each key; the defaults here and there are held equal by a test. `config_rules.py` says
+what must hold between the values, and `config_loading.py` reads the file and the environment.
 """
 
-import ipaddress
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +35,12 @@ class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""
     """Redis or Valkey to use (REDIS_URL); empty keeps messages in this process."""
+    cluster: bool = False
+    """The URL names one node of a Redis Cluster; the others are found through it."""
+    timeout_seconds: Seconds = 5.0
+    """How long to wait for an answer before Redis counts as away."""
+    claim_idle_seconds: Seconds = 30.0
+    """A consumer not heard of for so long is dead: its entries go to another."""
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +73,8 @@ class JournalSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """A segment file is closed, and the next one begun, at this size."""
     max_bytes: Annotated[int, Meta(ge=131_072)] = 4 * 1024 * 1024 * 1024
     """All segments together; what is not yet in PostgreSQL waits within it."""
+    checkpoint: Literal["handed-over", "acknowledged"] = "handed-over"
+    """When a click leaves the journal: when Redis has it, or when it is in PostgreSQL."""
 
 
 class ClicksSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +91,46 @@ class ChannelsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Messages a channel holds; a publisher waits while it is full."""
     depth_alarm: Count = 15_000
     """A channel with more messages waiting shows in `/ready`."""
+
+
+class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    batch_rows: Annotated[int, Meta(ge=1, le=5_000)] = 500
+    """Messages claimed at once."""
+    poll_seconds: Seconds = 1.0
+    """How often to look for due messages if PostgreSQL does not notify of one sooner."""
+    lease_seconds: Annotated[float, Meta(ge=1)] = 30.0
+    """A worker not heard of for so long is dead: its messages go to another."""
+    verify_seconds: Seconds = 15.0
+    """How often to look whether the streams still have what they were given."""
+    done_days: Annotated[int, Meta(ge=1, le=3_650)] = 7
+    """How long it is remembered that a message was done: no older one may arrive again."""
+
+
+class ConsumersSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    min: Count = 2
+    """Consumers of a channel in one daemon, while little waits."""
+    max: Count = 5
+    """Consumers of a channel in one daemon, at most."""
+    grow_above: Count = 1_000
+    """One more consumer is started while more messages wait."""
+    shrink_below: CountOrOff = 100
+    """One consumer is let go while fewer messages wait."""
+    concurrency: Count = 100
+    """Messages of a channel worked on at once in one daemon."""
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bind: str = "0.0.0.0:3000"
+    """Where programs call the JSON API."""
+    server: Literal["granian", "hypercorn"] = "hypercorn"
+    jwt_secret: str = ""
+    """The HS256 secret of bearer tokens, 32 bytes or more; empty makes one in `var`."""
+    jwks_file: str = ""
+    """A JWKS file with the RS256 or ES256 keys of bearer tokens."""
+    jwt_audience: str = ""
+    """What `aud` must be; empty does not look."""
+    jwt_issuer: str = ""
+    """What `iss` must be; empty does not look."""
 
 
 class ShutdownSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,6 +171,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     journal: JournalSettings = JournalSettings()
     clicks: ClicksSettings = ClicksSettings()
     channels: ChannelsSettings = ChannelsSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    consumers: ConsumersSettings = ConsumersSettings()
+    api: ApiSettings = ApiSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
     ops: OpsSettings = OpsSettings()
     log: LogSettings = LogSettings()
@@ -135,7 +184,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Path(self.var_dir).absolute()
 
 
-SECRETS = frozenset({"database.url", "redis.url", "redirect.stats_token"})
+SECRETS = frozenset({"database.url", "redis.url", "redirect.stats_token", "api.jwt_secret"})
 """Keys whose values are never printed."""
 
 CUSTOMARY_VARIABLES = {"database.url": "DATABASE_URL", "redis.url": "REDIS_URL"}
@@ -145,6 +194,10 @@ EXAMPLES: dict[str, object] = {
     "database.url": "postgresql://couponflow:password@127.0.0.1:5432/couponflow",
     "redis.url": "redis://127.0.0.1:6379/0",
     "redirect.stats_token": "the output of `openssl rand -hex 32`",
+    "api.jwt_secret": "the output of `openssl rand -hex 32`",
+    "api.jwks_file": "/etc/couponflow/jwks.json",
+    "api.jwt_audience": "couponflow",
+    "api.jwt_issuer": "https://login.example.com/",
     "http.trusted_proxies": ("10.0.0.0/8",),
 }
 """A right value for each key whose default is nothing."""
@@ -197,165 +250,3 @@ def _every_key() -> Iterator[Key]:
 KEYS = {key.path: key for key in _every_key()}
 SECTIONS = frozenset(key.section for key in KEYS.values() if key.section)
 VARIABLES = {variable: key for key in KEYS.values() for variable in key.variables}
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenRule:
-    """Values that may each be well formed and still cannot be used, or not together."""
-
-    keys: tuple[str, ...]
-    """The keys involved, as `section.key`; the first is the one to change."""
-    problem: str
-    example: str = ""
-    """A right value, where the key's own example might break the rule too."""
-
-
-def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
-    """Every rule between values, and about the text inside a value, that these settings break."""
-    yield from _broken_limits(settings)
-    yield from _broken_listeners(settings)
-    yield from _broken_addresses(settings)
-    if settings.env == "production":
-        yield from _missing_in_production(settings)
-
-
-def settings_warnings(settings: Settings) -> list[str]:
-    """What the settings allow but the operator probably did not mean."""
-    warnings = [
-        f"[http] trusted_proxies holds {proxy}, which is every address: anybody can claim any "
-        "client address in X-Forwarded-For. List only your own proxies."
-        for proxy in settings.http.trusted_proxies
-        if ipaddress.ip_network(proxy).prefixlen == 0
-    ]
-    if settings.redis.url:
-        warnings.append(
-            "REDIS_URL is set, but this version carries messages in memory only: "
-            "the variable has no effect yet."
-        )
-    return warnings
-
-
-def parse_bind(text: str) -> tuple[str, int]:
-    """Split `host:port`, or `[IPv6 address]:port`, into host and port.
-
-    Port 0 is allowed: the system then chooses a free one. Raises `ValueError` saying what is wrong.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError(f"must be host:port, not {text!r}")
-    if not (port.isascii() and port.isdigit()) or int(port) > 65_535:
-        raise ValueError(f"must end in a port from 0 to 65535, not in {port!r}")
-    if host.startswith("[") and host.endswith("]"):
-        return _ipv6_host(host[1:-1]), int(port)
-    if ":" in host:
-        raise ValueError(f"must have its IPv6 address in brackets, as in [::1]:{port}")
-    if not host.isprintable() or set(host) & set(" /@[]"):
-        raise ValueError(f"must begin with an address or a host name, not with {host!r}")
-    return host, int(port)
-
-
-def _ipv6_host(text: str) -> str:
-    try:
-        return str(ipaddress.IPv6Address(text))
-    except ValueError as error:
-        raise ValueError(f"must have an IPv6 address between its brackets, not {text!r}") from error
-
-
-def _broken_limits(settings: Settings) -> Iterator[BrokenRule]:
-    database, journal, channels = settings.database, settings.journal, settings.channels
-    if database.pool_min > database.pool_max:
-        yield BrokenRule(
-            ("database.pool_min", "database.pool_max"),
-            f"is {database.pool_min}, more than [database] pool_max = {database.pool_max}",
-            str(database.pool_max),
-        )
-    if journal.max_bytes < 2 * journal.segment_bytes:
-        yield BrokenRule(
-            ("journal.max_bytes", "journal.segment_bytes"),
-            f"is {journal.max_bytes}, less than two segments of "
-            f"[journal] segment_bytes = {journal.segment_bytes}",
-            str(2 * journal.segment_bytes),
-        )
-    # While PostgreSQL is away, one batch is out with its writer and no longer waits.
-    waiting_max = channels.capacity - settings.clicks.flush_rows
-    if waiting_max <= 0:
-        yield BrokenRule(
-            ("channels.capacity", "clicks.flush_rows"),
-            f"is {channels.capacity}, so no click can wait beside a full batch of "
-            f"[clicks] flush_rows = {settings.clicks.flush_rows}",
-            str(4 * settings.clicks.flush_rows),
-        )
-    elif channels.depth_alarm > waiting_max:
-        yield BrokenRule(
-            ("channels.depth_alarm", "channels.capacity", "clicks.flush_rows"),
-            f"is {channels.depth_alarm}, and no more than {waiting_max} ever wait ([channels] "
-            f"capacity = {channels.capacity} less [clicks] flush_rows = "
-            f"{settings.clicks.flush_rows}), so it can never ring",
-            str(max(1, waiting_max * 5 // 6)),
-        )
-
-
-def _broken_listeners(settings: Settings) -> Iterator[BrokenRule]:
-    listeners = {
-        "redirect": settings.redirect.bind,
-        "ops": settings.ops.bind,
-        "sandbox": settings.sandbox.bind,
-    }
-    ports: dict[str, int] = {}
-    for section, bind in listeners.items():
-        try:
-            _, ports[section] = parse_bind(bind)
-        except ValueError as error:
-            yield BrokenRule((f"{section}.bind",), str(error))
-    free = next(port for port in range(3001, 65_536) if port not in ports.values())
-    for first, second in itertools.combinations(ports, 2):
-        if ports[first] == ports[second] != 0:
-            yield BrokenRule(
-                (f"{second}.bind", f"{first}.bind"),
-                f"uses port {ports[second]}, which [{first}] bind uses already",
-                f"127.0.0.1:{free}",
-            )
-
-
-def _broken_addresses(settings: Settings) -> Iterator[BrokenRule]:
-    if not settings.var_dir:
-        yield BrokenRule(("var_dir",), "must not be empty")
-    for proxy in settings.http.trusted_proxies:
-        try:
-            ipaddress.ip_network(proxy)
-        except ValueError as error:
-            yield BrokenRule(
-                ("http.trusted_proxies",),
-                f"must hold addresses and networks only ({error})",
-            )
-    # The value itself is never shown: a mistyped URL may still hold a password.
-    if not _has_scheme(settings.database.url, "postgresql", "postgres"):
-        yield BrokenRule(
-            ("database.url",),
-            "must begin with postgresql:// or postgres://",
-        )
-    if not _has_scheme(settings.redis.url, "redis", "rediss", "unix"):
-        yield BrokenRule(
-            ("redis.url",),
-            "must begin with redis://, rediss:// or unix://",
-        )
-
-
-def _has_scheme(url: str, *schemes: str) -> bool:
-    return not url or url.startswith(tuple(f"{scheme}://" for scheme in schemes))
-
-
-def _missing_in_production(settings: Settings) -> Iterator[BrokenRule]:
-    if not settings.database.url:
-        yield BrokenRule(
-            ("database.url", "env"),
-            'is not set, and env = "production" does not start the embedded PostgreSQL: '
-            "set DATABASE_URL, or DATABASE_URL_FILE to a file that holds it",
-        )
-    if not settings.redirect.stats_token:
-        yield BrokenRule(
-            ("redirect.stats_token", "env"),
-            'is not set, and env = "production" does not leave /stats open to everybody: set '
-            "COUPONFLOW_REDIRECT_STATS_TOKEN, or COUPONFLOW_REDIRECT_STATS_TOKEN_FILE to a file "
-            "that holds it",
-        )

@@ -1,7 +1,7 @@
 """Reading settings: a TOML file, then the environment over it, with every problem found at once.
 
-What can be set, and what must hold between the values, is in `config.py`; nothing here knows a
-key by name.
+What can be set is in `config.py`, what must hold between the values in `config_rules.py`; nothing
+here knows a key by name.
 """
 
 import difflib
@@ -15,9 +15,12 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from couponflow.config import KEYS, SECRETS, SECTIONS, VARIABLES, Key, Settings, broken_rules
+from couponflow.config import KEYS, SECRETS, SECTIONS, VARIABLES, Key, Settings
+from couponflow.config_rules import broken_rules
 
 CONFIG_VARIABLE = "COUPONFLOW_CONFIG"
+_NOT_SETTINGS = (CONFIG_VARIABLE, "COUPONFLOW_CRASH_POINT")
+"""Variables of ours that set no key; the second is read by `kernel/crash_points.py`, for tests."""
 DEFAULT_FILE = Path("couponflow.toml")
 
 Source = Literal["default", "file", "environment"]
@@ -197,8 +200,9 @@ class _Reader:
             self.problems.append(_unknown_key(section, name))
 
     def _check_is_known(self, variable: str) -> None:
-        named = variable.removesuffix("_FILE")
-        if variable != CONFIG_VARIABLE and named not in VARIABLES:
+        # A key whose own name ends in `file` is no file to read another key from.
+        known = {variable, variable.removesuffix("_FILE")} & VARIABLES.keys()
+        if variable not in _NOT_SETTINGS and not known:
             self.problems.append(_unknown_variable(variable))
 
     def _text_of(self, key: Key, environment: Mapping[str, str]) -> str:

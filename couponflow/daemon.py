@@ -17,30 +17,39 @@ from functools import partial
 import anyio
 import msgspec
 import structlog
-from prometheus_client import PlatformCollector, ProcessCollector
 
+from couponflow.admin.dead_letters_http import dead_letter_routes
+from couponflow.admin.http import AdminParts, admin_routes
+from couponflow.admin.role import ApiParts, api_role
 from couponflow.catalogue.sample import sample_offers, sample_users
 from couponflow.catalogue.store import load_sample
 from couponflow.clicks import audit as clicks_audit
-from couponflow.clicks.metrics import ClicksMetrics
 from couponflow.clicks.role import ClicksParts, clicks_role
-from couponflow.config import Settings, parse_bind
+from couponflow.config import Settings
+from couponflow.config_rules import parse_bind
+from couponflow.kernel import outbox_audit
 from couponflow.kernel.audit import Invariant
-from couponflow.kernel.channel_memory import MemoryChannel
+from couponflow.kernel.channel import Channel
 from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.database import Database
 from couponflow.kernel.embedded_postgres import STOP_SECONDS, embedded_postgres
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.http import Listener, ServerName, free_port, require_available
+from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.journal import Journal, open_journal
+from couponflow.kernel.message_metrics import MessageMetrics
 from couponflow.kernel.ops import Queues, RoleMetrics
 from couponflow.kernel.ops_role import DATABASE_CHECK, OpsParts, ops_role
 from couponflow.kernel.postgres import open_current_postgres
 from couponflow.kernel.role import Role, Stage
 from couponflow.kernel.shutdown import stop_on_signals
 from couponflow.kernel.supervisor import Supervisor
-from couponflow.kernel.telemetry import MetricSource, new_registry
-from couponflow.messages import Click
+from couponflow.kernel.telemetry import MetricSource, add_source, new_registry
+from couponflow.kernel.tokens import open_tokens
+from couponflow.message_wiring import Messaging, MessagingParts
+from couponflow.messages import CHANNELS, Click
+from couponflow.notify import audit as notify_audit
+from couponflow.notify.role import EMAIL_HANDLERS, SMS_HANDLERS, email_role, sms_role
 from couponflow.redirect import audit as redirect_audit
 from couponflow.redirect.metrics import RedirectMetrics
 from couponflow.redirect.role import RedirectParts, redirect_role
@@ -49,13 +58,20 @@ from couponflow.sandbox.shoppers import ShopperLink
 
 _log = structlog.get_logger("couponflow.daemon")
 
-INVARIANTS: tuple[Invariant, ...] = (*redirect_audit.INVARIANTS, *clicks_audit.INVARIANTS)
+INVARIANTS: tuple[Invariant, ...] = (
+    *redirect_audit.INVARIANTS,
+    *clicks_audit.INVARIANTS,
+    *outbox_audit.INVARIANTS,
+    *notify_audit.INVARIANTS,
+)
 """What `couponflow audit` checks."""
 
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long the event loop may keep the interpreter from granian's thread, which brings requests;
 with the default of 5 ms the slowest percent of redirects take twice as long."""
 WAIT_FOR_DATABASE_SECONDS = 60.0
+REQUIRED_CHECKS = ("role:", DATABASE_CHECK)
+"""What must be well for a daemon to be ready."""
 ROLES_SHARE_OF_DEADLINE = 0.8
 """The rest of the shutdown's time is for closing what the roles stood on."""
 CLOSE_SECONDS_MIN = 1.0
@@ -77,6 +93,7 @@ class Running:
 
     roles: tuple[str, ...]
     redirect_url: str | None
+    api_url: str | None
     ops_url: str
     sandbox_url: str | None
     database: str
@@ -125,13 +142,14 @@ class _Daemon:
         self._options = options
         self._clock = SystemClock()
         self._health = HealthBoard(self._clock)
-        self._clicks: MemoryChannel[Click] = MemoryChannel(
-            Click.channel, settings.channels.capacity, self._clock
-        )
-        self._queues = Queues([self._clicks])
+        self._ids = Uuid7Generator()
+        self._queues = Queues()
         self._role_metrics = RoleMetrics()
-        self._sources: list[MetricSource] = [self._queues, self._role_metrics]
+        self._messages = MessageMetrics()
+        self._sources: list[MetricSource] = [self._queues, self._role_metrics, self._messages]
+        self._registry = new_registry()
         self._roles: list[Role] = []
+        self._messaging: Messaging | None = None
         self._listeners = self._make_listeners()
         self._journal_folder = settings.var_path / redirect_audit.JOURNAL_FOLDER
         self._opened = False
@@ -147,6 +165,8 @@ class _Daemon:
         if "redirect" in self._options.roles:
             redirect = settings.redirect
             made["redirect"] = listener(redirect.bind, redirect.server, redirect.max_connections)
+        if "api" in self._options.roles:
+            made["api"] = listener(settings.api.bind, settings.api.server, 1024)
         if self._options.demo:
             made["sandbox"] = listener(settings.sandbox.bind, "hypercorn", 256)
         return made
@@ -166,10 +186,17 @@ class _Daemon:
                 open_journal(self._journal_folder, settings.journal, self._clock)
             )
         database = await self._open_database(stack)
+        messaging = await self._open_messaging(stack, database)
         if journal is not None:
-            self._add_redirect(journal, database)
+            self._add_redirect(journal, database, messaging)
         if "clicks" in self._options.roles:
-            self._add_clicks(database)
+            self._add_clicks(database, messaging)
+        if "email" in self._options.roles:
+            self._roles.append(email_role(messaging.consumer_parts("emails", EMAIL_HANDLERS)))
+        if "sms" in self._options.roles:
+            self._roles.append(sms_role(messaging.consumer_parts("sms", SMS_HANDLERS)))
+        if "api" in self._options.roles:
+            self._add_api(database, messaging)
         if self._options.demo:
             await load_sample(database, self._listeners["sandbox"].local_url)
             self._add_sandbox()
@@ -201,7 +228,36 @@ class _Daemon:
             open_current_postgres(settings, wait_seconds=WAIT_FOR_DATABASE_SECONDS)
         )
 
-    def _add_redirect(self, journal: Journal, database: Database) -> None:
+    async def _open_messaging(
+        self, stack: contextlib.AsyncExitStack, database: Database
+    ) -> Messaging:
+        redis = None
+        if self._settings.redis.url:
+            # Here and not above: coredis takes most of a second to import.
+            from couponflow.kernel.redis_wiring import open_redis_wiring
+
+            redis = await stack.enter_async_context(
+                open_redis_wiring(self._settings, database, self._clock, self._health)
+            )
+        messaging = Messaging(
+            MessagingParts(
+                settings=self._settings,
+                roles=self._options.roles,
+                database=database,
+                health=self._health,
+                messages=self._messages,
+                clock=self._clock,
+                redis=redis,
+            )
+        )
+        await messaging.open(stack)
+        self._queues.channels = messaging.channels()
+        self._roles += messaging.roles()
+        self._sources.append(messaging.lease)
+        self._messaging = messaging
+        return messaging
+
+    def _add_redirect(self, journal: Journal, database: Database, messaging: Messaging) -> None:
         settings = self._settings
         metrics = RedirectMetrics(journal)
         self._sources.append(metrics)
@@ -212,27 +268,50 @@ class _Daemon:
             listener=self._listeners["redirect"],
             journal=journal,
             journal_folder=self._journal_folder,
-            channel=self._clicks,
+            channel=_opened(messaging.clicks),
             database=database,
             health=self._health,
             metrics=metrics,
             clock=self._clock,
+            shared=messaging.shared_state,
         )
         self._roles.append(redirect_role(parts))
 
-    def _add_clicks(self, database: Database) -> None:
-        metrics = ClicksMetrics()
-        self._sources.append(metrics)
+    def _add_clicks(self, database: Database, messaging: Messaging) -> None:
         parts = ClicksParts(
             settings=self._settings.clicks,
             consumer=f"{socket.gethostname()}-{os.getpid()}",
-            channel=self._clicks,
+            channel=_opened(messaging.clicks),
+            controls=messaging.controls,
             database=database,
             health=self._health,
-            metrics=metrics,
+            metrics=self._messages.channel(Click.channel),
             clock=self._clock,
         )
         self._roles.append(clicks_role(parts))
+
+    def _add_api(self, database: Database, messaging: Messaging) -> None:
+        admin = AdminParts(
+            database=database,
+            queues=self._queues,
+            shared_state=messaging.shared_state,
+            consumers=self._messages.consumers,
+        )
+        parts = ApiParts(
+            listener=self._listeners["api"],
+            routes=[
+                *admin_routes(admin),
+                *dead_letter_routes(database, self._clock, self._ids, CHANNELS),
+            ],
+            registry=self._registry,
+            health=self._health,
+            required=REQUIRED_CHECKS,
+            queues=self._queues,
+            tokens=open_tokens(self._settings, self._clock),
+            clock=self._clock,
+            make_id=lambda: self._ids.make(self._clock.now()),
+        )
+        self._roles.append(api_role(parts))
 
     def _add_sandbox(self) -> None:
         self._roles.append(networks_role(NetworksParts(listener=self._listeners["sandbox"])))
@@ -251,14 +330,13 @@ class _Daemon:
             self._roles.append(shoppers_role(parts))
 
     def _add_ops(self, database: Database) -> None:
-        registry = new_registry(self._sources)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
+        for source in self._sources:
+            add_source(self._registry, source)
         parts = OpsParts(
             listener=self._listeners["ops"],
-            registry=registry,
+            registry=self._registry,
             health=self._health,
-            required=("role:", DATABASE_CHECK),
+            required=REQUIRED_CHECKS,
             queues=self._queues,
             depth_alarm=self._settings.channels.depth_alarm,
             database=database,
@@ -282,20 +360,29 @@ class _Daemon:
         _log.info("stopped", seconds=round(report.seconds, 2), cut_off=list(report.cut_off))
 
     async def _seal_channels(self, ended: Stage) -> None:
-        if ended is Stage.INTAKE:
-            self._clicks.seal()
+        if ended is Stage.INTAKE and self._messaging is not None:
+            self._messaging.seal()
 
     async def _announce(
         self, supervisor: Supervisor, on_running: Callable[[Running], None]
     ) -> None:
         await supervisor.all_running.wait()
         redirect, sandbox = self._listeners.get("redirect"), self._listeners.get("sandbox")
+        api = self._listeners.get("api")
         running = Running(
             roles=tuple(role.name for role in self._roles),
             redirect_url=redirect.local_url if redirect else None,
+            api_url=api.local_url if api else None,
             ops_url=self._listeners["ops"].local_url,
             sandbox_url=sandbox.local_url if sandbox else None,
             database="DATABASE_URL" if self._settings.database.url else "embedded PostgreSQL",
         )
         _log.info("running", roles=list(running.roles), redirect=running.redirect_url)
         on_running(running)
+
+
+def _opened(channel: Channel[Click] | None) -> Channel[Click]:
+    """The channel of clicks, which the roles that are tied to it have open."""
+    if channel is None:
+        raise AssertionError("no role here is tied to the channel of clicks")
+    return channel

@@ -5,9 +5,10 @@ version still decodes and another program can write a well-formed message itself
 import each other; they meet here.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from msgspec import Meta
 
 Verdict = Literal["human", "bot", "prefetch", "duplicate"]
 """What couponflow thinks of a click. Every click is stored, whatever its verdict."""
@@ -40,5 +41,27 @@ class Click(Message, tag="click.v1", frozen=True, gc=False):
     verdict: Verdict
 
 
-CHANNELS: dict[str, type[Message]] = {message.channel: message for message in (Click,)}
+class EmailRequested(Message, tag="email.v1", frozen=True, gc=False):
+    """Somebody is to be told something by email."""
+
+    channel: ClassVar[str] = "emails"
+
+    to: Annotated[str, Meta(min_length=3, max_length=320, pattern="^[^@\\s]+@[^@\\s]+$")]
+    subject: Annotated[str, Meta(min_length=1, max_length=998)]
+    text: Annotated[str, Meta(max_length=200_000)]
+    html: Annotated[str, Meta(max_length=500_000)] = ""
+
+
+class SmsRequested(Message, tag="sms.v1", frozen=True, gc=False):
+    """Somebody is to be told something by SMS; `to` is an E.164 number with its plus sign."""
+
+    channel: ClassVar[str] = "sms"
+
+    to: Annotated[str, Meta(pattern=r"^\+[1-9][0-9]{6,14}$")]
+    text: Annotated[str, Meta(min_length=1, max_length=1600)]
+
+
+CHANNELS: dict[str, type[Message]] = {
+    message.channel: message for message in (Click, EmailRequested, SmsRequested)
+}
 """The message type each channel carries."""

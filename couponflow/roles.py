@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from couponflow.messages import Click
+from couponflow.messages import Click, EmailRequested, SmsRequested
 
 
 class Wiring(NamedTuple):
@@ -15,9 +15,12 @@ class Wiring(NamedTuple):
 
 ROLES: dict[str, Wiring] = {
     "redirect": Wiring(produces=frozenset({Click.channel})),
+    "api": Wiring(),
     "clicks": Wiring(consumes=frozenset({Click.channel})),
+    "email": Wiring(consumes=frozenset({EmailRequested.channel})),
+    "sms": Wiring(consumes=frozenset({SmsRequested.channel})),
 }
-GROUPS: dict[str, tuple[str, ...]] = {"all": tuple(ROLES), "workers": ("clicks",)}
+GROUPS: dict[str, tuple[str, ...]] = {"all": tuple(ROLES), "workers": ("clicks", "email", "sms")}
 
 
 class RolesInvalid(Exception):
@@ -27,8 +30,11 @@ class RolesInvalid(Exception):
     """
 
 
-def parse_roles(text: str) -> tuple[str, ...]:
-    """Role and group names, separated by commas, as roles in their usual order."""
+def parse_roles(text: str, *, in_memory: bool) -> tuple[str, ...]:
+    """Role and group names, separated by commas, as roles in their usual order.
+
+    `in_memory` says that channels do not leave this process.
+    """
     wanted: set[str] = set()
     for name in filter(None, (piece.strip() for piece in text.split(","))):
         if name not in GROUPS and name not in ROLES:
@@ -38,7 +44,8 @@ def parse_roles(text: str) -> tuple[str, ...]:
     if not wanted:
         raise RolesInvalid("no role is named; leave --roles out to run everything.")
     chosen = tuple(role for role in ROLES if role in wanted)
-    _require_consumers(chosen)
+    if in_memory:
+        _require_consumers(chosen)
     return chosen
 
 
@@ -51,5 +58,5 @@ def _require_consumers(chosen: Sequence[str]) -> None:
             raise RolesInvalid(
                 f"role {role!r} produces on the channel {channel!r}, but no role here consumes it, "
                 "and channels in memory do not leave this process. "
-                f"Add {' or '.join(listeners)} (or workers) to --roles."
+                f"Add {' or '.join(listeners)} (or workers) to --roles, or set REDIS_URL."
             )

@@ -13,6 +13,7 @@ from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.database import Database, open_database
 from couponflow.kernel.migrations import migrate
 from tests.postgres_server import PostgresServer, postgres_server
+from tests.redis_server import RedisCluster, RedisServer, ask, redis_cluster, redis_server
 
 _TEMPLATE = "couponflow_template"
 _database_numbers = itertools.count(1)
@@ -70,6 +71,43 @@ async def stoppable_postgres() -> AsyncIterator[PostgresServer]:
     async with postgres_server() as server:
         await server.start()
         yield server
+
+
+@pytest.fixture(scope="session")
+async def shared_redis(anyio_backend: tuple[str, dict[str, bool]]) -> AsyncIterator[RedisServer]:
+    async with redis_server() as server:
+        await server.start()
+        yield server
+
+
+@pytest.fixture
+async def redis_url(shared_redis: RedisServer) -> str:
+    """The URL of an empty server of this test process; each test begins with FLUSHALL."""
+    assert await ask(shared_redis.port, "FLUSHALL") == "+OK"
+    return shared_redis.url
+
+
+@pytest.fixture
+async def stoppable_redis() -> AsyncIterator[RedisServer]:
+    """A server of the test's own, started and empty."""
+    async with redis_server() as server:
+        await server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def shared_redis_cluster(
+    anyio_backend: tuple[str, dict[str, bool]],
+) -> AsyncIterator[RedisCluster]:
+    async with redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def redis_cluster_url(shared_redis_cluster: RedisCluster) -> str:
+    """The URL of a node of an empty cluster; each test begins with FLUSHALL."""
+    await shared_redis_cluster.flush()
+    return shared_redis_cluster.url
 
 
 @pytest.fixture

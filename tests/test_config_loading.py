@@ -181,6 +181,19 @@ def test_every_key_can_be_read_from_a_file(tmp_path: Path) -> None:
     assert (settings.redirect.stats_token, settings.clicks.flush_rows) == ("hunter2", 17)
 
 
+def test_a_key_that_is_itself_the_name_of_a_file_is_not_read_from_it() -> None:
+    environment = {"COUPONFLOW_API_JWKS_FILE": "nowhere/jwks.json"}
+
+    assert load_settings(None, environment).api.jwks_file == "nowhere/jwks.json"
+
+
+def test_such_a_key_can_be_read_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "name").write_text("jwks.json\n")
+    environment = {"COUPONFLOW_API_JWKS_FILE_FILE": str(tmp_path / "name")}
+
+    assert load_settings(None, environment).api.jwks_file == "jwks.json"
+
+
 def test_only_one_newline_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(" a\n\n")
     environment = {"COUPONFLOW_REDIRECT_STATS_TOKEN_FILE": str(tmp_path / "token")}
@@ -215,6 +228,7 @@ def test_a_file_without_a_value_is_a_problem_that_names_it(
 
     problem = only_problem(
         {"COUPONFLOW_ENV": "production", "DATABASE_URL": "postgres://h"}
+        | {"COUPONFLOW_API_JWKS_FILE": "jwks.json"}
         | {"COUPONFLOW_REDIRECT_STATS_TOKEN_FILE": str(file)}
     )
 

@@ -6,10 +6,11 @@ from couponflow.roles import GROUPS, ROLES, RolesInvalid, parse_roles
 @pytest.mark.parametrize(
     ("text", "roles"),
     [
-        ("all", ("redirect", "clicks")),
+        ("all", ("redirect", "api", "clicks", "email", "sms")),
         ("clicks", ("clicks",)),
-        ("workers", ("clicks",)),
-        ("redirect,workers", ("redirect", "clicks")),
+        ("workers", ("clicks", "email", "sms")),
+        ("sms,api", ("api", "sms")),
+        ("redirect,workers", ("redirect", "clicks", "email", "sms")),
         ("clicks,redirect", ("redirect", "clicks")),
         (" clicks , redirect,, clicks", ("redirect", "clicks")),
     ],
@@ -17,28 +18,32 @@ from couponflow.roles import GROUPS, ROLES, RolesInvalid, parse_roles
 def test_names_and_groups_become_roles_in_their_usual_order(
     text: str, roles: tuple[str, ...]
 ) -> None:
-    assert parse_roles(text) == roles
+    assert parse_roles(text, in_memory=True) == roles
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , "])
 def test_no_role_is_refused(text: str) -> None:
     with pytest.raises(RolesInvalid, match="no role is named"):
-        parse_roles(text)
+        parse_roles(text, in_memory=True)
 
 
-@pytest.mark.parametrize("text", ["redirects", "all,email", "REDIRECT"])
+@pytest.mark.parametrize("text", ["redirects", "all,emails", "REDIRECT"])
 def test_an_unknown_role_is_refused_with_those_there_are(text: str) -> None:
     with pytest.raises(RolesInvalid) as refused:
-        parse_roles(text)
+        parse_roles(text, in_memory=True)
     assert repr(text.rpartition(",")[2]) in str(refused.value)
-    assert "Roles: redirect, clicks. Groups: all, workers." in str(refused.value)
+    assert "Roles: redirect, api, clicks, email, sms. Groups: all, workers." in str(refused.value)
 
 
 def test_a_producer_without_its_consumer_is_refused_and_told_what_to_add() -> None:
     with pytest.raises(RolesInvalid) as refused:
-        parse_roles("redirect")
+        parse_roles("redirect", in_memory=True)
     assert "'clicks'" in str(refused.value)
-    assert "Add clicks (or workers) to --roles." in str(refused.value)
+    assert "Add clicks (or workers) to --roles, or set REDIS_URL." in str(refused.value)
+
+
+def test_a_producer_may_be_alone_where_channels_leave_the_process() -> None:
+    assert parse_roles("redirect", in_memory=False) == ("redirect",)
 
 
 def test_groups_hold_roles_only() -> None:

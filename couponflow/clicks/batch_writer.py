@@ -7,12 +7,12 @@ import psycopg
 import structlog
 
 from couponflow.clicks import store
-from couponflow.clicks.metrics import ClicksMetrics
 from couponflow.clicks.partitions import PartitionMissing, Partitions
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database
 from couponflow.kernel.dead_letters import DeadLetter, bury
 from couponflow.kernel.identifiers import Uuid7Generator, is_canonical_uuid
+from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.messages import Click
 
 _log = structlog.get_logger("couponflow.clicks")
@@ -27,7 +27,7 @@ class BatchWriter:
         partitions: Partitions,
         ids: Uuid7Generator,
         clock: Clock,
-        metrics: ClicksMetrics,
+        metrics: ChannelCounts,
     ) -> None:
         self._database = database
         self._partitions = partitions
@@ -90,7 +90,8 @@ class BatchWriter:
             await self._store(clicks[:middle], attempt)
             await self._store(clicks[middle:], attempt)
             return
-        self._metrics.count_stored(new, len(clicks) - new)
+        self._metrics.done += new
+        self._metrics.duplicate += len(clicks) - new
 
     async def _insert_into_partitions(self, clicks: Sequence[Click]) -> int:
         """Insert a batch; if a partition was dropped since it was last looked for, make it anew."""
@@ -137,5 +138,5 @@ class BatchWriter:
         async with self._database.transaction() as connection:
             await store.commit_durably(connection)
             await bury(connection, letters)
-        self._metrics.buried += len(letters)
+        self._metrics.dead += len(letters)
         _log.warning("clicks buried", clicks=len(letters), reason=strays[0][1])

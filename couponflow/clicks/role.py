@@ -9,15 +9,17 @@ import psycopg
 import structlog
 
 from couponflow.clicks.batch_writer import BatchWriter
-from couponflow.clicks.metrics import ClicksMetrics
 from couponflow.clicks.partitions import PartitionMissing, Partitions
 from couponflow.config import ClicksSettings
 from couponflow.kernel.backoff import exponential_backoff
 from couponflow.kernel.channel import Channel, Delivery, Subscription
 from couponflow.kernel.clock import Clock
+from couponflow.kernel.controls import ChannelControls
+from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import Database, DatabaseAway
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.identifiers import Uuid7Generator
+from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.kernel.role import Role, RoleHandle, Stage
 from couponflow.messages import Click
 
@@ -36,9 +38,10 @@ class ClicksParts:
     settings: ClicksSettings
     consumer: str
     channel: Channel[Click]
+    controls: ChannelControls
     database: Database
     health: HealthBoard
-    metrics: ClicksMetrics
+    metrics: ChannelCounts
     clock: Clock
 
 
@@ -67,16 +70,36 @@ async def _consume(
 ) -> None:
     settings = parts.settings
     while True:
+        await _wait_while_paused(parts, handle)
         linger = 0.0 if handle.stopping.is_set() else settings.flush_seconds
         batch = await subscription.receive(settings.flush_rows, linger)
         if not batch:
             return
+        if parts.controls.of(Click.channel).paused and not handle.stopping.is_set():
+            await subscription.reject(batch)
+            continue
         started = parts.clock.monotonic()
         if not await _write_until_stored(parts, handle, writer, batch):
             await subscription.reject(batch)
             return
+        crash_point("clicks.stored")
         await subscription.acknowledge(batch)
         parts.metrics.seconds.observe(parts.clock.monotonic() - started)
+
+
+async def _wait_while_paused(parts: ClicksParts, handle: RoleHandle) -> None:
+    """Wait while an operator has the channel paused; at the end what is on it is stored anyway."""
+    if not parts.controls.of(Click.channel).paused:
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_when, handle.stopping, tasks.cancel_scope)
+        await parts.controls.until_open(Click.channel)
+        tasks.cancel_scope.cancel()
+
+
+async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 async def _write_until_stored(
@@ -93,7 +116,7 @@ async def _write_until_stored(
         try:
             await writer.write(clicks, attempt)
         except WORTH_ANOTHER_TRY as error:
-            parts.metrics.retried += len(clicks)
+            parts.metrics.retry += len(clicks)
             parts.health.report(CHECK, ok=False, detail=f"clicks wait: {error}")
             _log.warning("clicks not stored yet", clicks=len(clicks), error=str(error))
             if handle.stopping.is_set():

@@ -12,13 +12,14 @@ import msgspec
 from rich.table import Table
 
 from couponflow.commands.support import WORK_FAILED, WRONG_USAGE, out, print_json, run_async
-from couponflow.config import Settings, parse_bind, settings_warnings
+from couponflow.config import Settings
 from couponflow.config_loading import (
     ConfigurationInvalid,
     DescribedSetting,
     describe_settings,
     load_with_sources,
 )
+from couponflow.config_rules import parse_bind, settings_warnings
 from couponflow.kernel.database import DatabaseAway, DatabaseUrlBroken
 from couponflow.kernel.http import Listener, PortUnavailable, require_available
 from couponflow.kernel.migrations import (
@@ -69,20 +70,21 @@ def check_command(config: Path | None, roles: str, *, as_json: bool) -> None:
 
 async def _check_all(settings: Settings, roles: str) -> list[Check]:
     checks = [Check("configuration", True, "; ".join(settings_warnings(settings)))]
-    chosen, roles_check = _check_roles(roles)
+    chosen, roles_check = _check_roles(settings, roles)
     running = _daemon_runs(settings)
     checks += [
         roles_check,
         _check_folder(settings, running),
         *_check_ports(settings, chosen, running),
     ]
-    return checks + [check async for check in _check_database(settings)]
+    checks += [check async for check in _check_database(settings)]
+    return checks + [check async for check in _check_redis(settings)]
 
 
-def _check_roles(roles: str) -> tuple[tuple[str, ...], Check]:
+def _check_roles(settings: Settings, roles: str) -> tuple[tuple[str, ...], Check]:
     """The roles to look at the rest for: all of them, if those named cannot run."""
     try:
-        chosen = parse_roles(roles)
+        chosen = parse_roles(roles, in_memory=not settings.redis.url)
     except RolesInvalid as error:
         return tuple(ROLES), Check("roles", False, str(error))
     return chosen, Check("roles", True, ", ".join(chosen))
@@ -120,6 +122,8 @@ def _check_ports(settings: Settings, chosen: Sequence[str], running: bool) -> li
     if "redirect" in chosen:
         redirect = settings.redirect
         listeners.insert(0, ("[redirect] bind", redirect.bind, redirect.server))
+    if "api" in chosen:
+        listeners.append(("[api] bind", settings.api.bind, settings.api.server))
     checks = []
     for name, bind, server in listeners:
         listener = Listener(*parse_bind(bind), server)
@@ -152,6 +156,18 @@ async def _check_database(settings: Settings) -> AsyncIterator[Check]:
         return
     pending = sum(state.applied_at is None for state in states)
     yield Check("database", True, f"reachable; {pending} of {len(states)} migrations pending")
+
+
+async def _check_redis(settings: Settings) -> AsyncIterator[Check]:
+    if not settings.redis.url:
+        return
+    # Here and not above: coredis takes most of a second to import.
+    from couponflow.kernel.redis_client import open_redis
+    from couponflow.kernel.redis_review import review_redis
+
+    async with open_redis(settings.redis) as redis:
+        for problem in await review_redis(redis, settings.redis):
+            yield Check("redis", problem.tolerable, problem.text)
 
 
 def _check_embedded() -> Check:

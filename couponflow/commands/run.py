@@ -19,7 +19,9 @@ _LINKS_SHOWN = 4
 def run_command(config: Path | None, roles: str, *, demo: bool, traffic: bool) -> None:
     settings = read_settings(config)
     try:
-        options = RunOptions(parse_roles(roles), demo=demo, traffic=traffic)
+        options = RunOptions(
+            parse_roles(roles, in_memory=not settings.redis.url), demo=demo, traffic=traffic
+        )
     except RolesInvalid as error:
         fail(str(error), WRONG_USAGE)
     if demo:

@@ -12,8 +12,10 @@ import msgspec
 from rich.console import Console
 
 from couponflow.catalogue.errors import ImportFailed, ImportRefused
-from couponflow.config import Settings, settings_warnings
+from couponflow.config import Settings
 from couponflow.config_loading import ConfigurationInvalid, load_settings
+from couponflow.config_rules import settings_warnings
+from couponflow.kernel.crash_points import VARIABLE, CrashPointUnknown, arm
 from couponflow.kernel.database import DatabaseAway, DatabaseUrlBroken
 from couponflow.kernel.embedded_postgres import EmbeddedPostgresFailed
 from couponflow.kernel.http import PortUnavailable
@@ -27,6 +29,7 @@ from couponflow.kernel.migrations import (
 )
 from couponflow.kernel.postgres import DatabaseMissing, SchemaNotCurrent
 from couponflow.kernel.telemetry import configure_logging
+from couponflow.kernel.tokens import TokenKeyBroken
 from couponflow.roles import RolesInvalid
 
 T = TypeVar("T")
@@ -49,6 +52,7 @@ _FOR_THE_OPERATOR = (
     MigrationLocked,
     PortUnavailable,
     SchemaNotCurrent,
+    TokenKeyBroken,
 )
 """Errors whose text says what happened and what to do: a traceback would hide it."""
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -71,6 +75,10 @@ def read_settings(config: Path | None, *, quiet: bool = False) -> Settings:
     try:
         settings = load_settings(config, os.environ)
     except ConfigurationInvalid as error:
+        fail(str(error), WRONG_USAGE)
+    try:
+        arm(os.environ.get(VARIABLE, ""))
+    except CrashPointUnknown as error:
         fail(str(error), WRONG_USAGE)
     level = settings.log.level
     configure_logging("warning" if quiet and level == "info" else level, settings.log.format)

@@ -12,9 +12,8 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from couponflow.messages import Message
-
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=msgspec.Struct)
+"""What a channel carries: a message, or the `Envelope` of one."""
 
 
 class ChannelSealed(Exception):
@@ -119,3 +118,22 @@ class Channel(Protocol[M]):
         ...
 
     async def statistics(self) -> ChannelStatistics: ...
+
+
+class StreamHandover(Handover, Protocol):
+    """A handover that also knows what each of its messages is called in the stream."""
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """In the order of the batch."""
+        ...
+
+
+class Stream(Channel[M], Protocol[M]):
+    """A channel that outlives this process, and whose content can be looked at."""
+
+    async def publish(self, messages: Sequence[M]) -> StreamHandover: ...
+
+    async def missing(self, tags: Sequence[str]) -> list[str]:
+        """Those of the messages that the stream does not have: settled, or lost."""
+        ...

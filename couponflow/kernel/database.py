@@ -10,7 +10,7 @@ import anyio
 import psycopg
 import structlog
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.abc import AdaptContext, ConnParam
+from psycopg.abc import RV, AdaptContext, ConnParam, PQGen
 from psycopg.rows import AsyncRowFactory, TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -22,6 +22,7 @@ from couponflow.kernel.database_connection import (
     JsonByMsgspec,
     away,
     broken_means_away,
+    connect,
     conninfo_of,
 )
 from couponflow.kernel.notifications import Notifications, listening
@@ -43,6 +44,7 @@ __all__ = [
 _RECONNECT_SECONDS = 0.5
 _WAITING_MAX = 1000
 _GIVE_BACK_SECONDS = 5.0
+_WAIT_INTERVAL_SECONDS = 0.1  # psycopg's own
 _CLOSE_SECONDS = 1.0  # for dialling under way, which nobody will use any more
 
 # The pool warns at every attempt, several a second. Database says once that PostgreSQL is away,
@@ -57,7 +59,9 @@ class Database:
 
     Sessions are in UTC and JSON goes through msgspec. A statement that runs longer than
     `statement_timeout_seconds` raises `psycopg.errors.QueryCanceled`. The error of a query is
-    raised as psycopg raises it; the error of a connection is always `DatabaseAway`.
+    raised as psycopg raises it; the error of a connection is always `DatabaseAway`. It is that too
+    when the network falls silent: there is no answer for `connect_timeout_seconds` longer than a
+    statement may take, and PostgreSQL does not say on another connection that it is still at work.
     """
 
     def __init__(self, url: str, settings: DatabaseSettings) -> None:
@@ -66,7 +70,7 @@ class Database:
         self._size_max = max(settings.pool_min, settings.pool_max)
         self._borrowed = 0
         self._away = False
-        self._dialling = _Dialling()
+        self._dialling = _Dialling(url, settings)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             conninfo_of(
                 url,
@@ -200,15 +204,34 @@ async def open_database(url: str, settings: DatabaseSettings) -> AsyncIterator[D
 
 
 class _Dialling:
-    """Why the latest connection of a pool could not be made; the pool itself only logs it."""
+    """How a pool makes connections, and why the latest could not be made: the pool only logs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str, settings: DatabaseSettings) -> None:
         self.error = ""
+        self.silence_seconds = settings.statement_timeout_seconds + settings.connect_timeout_seconds
+        self._url = url
+        self._connect_timeout_seconds = settings.connect_timeout_seconds
+
+    async def is_at_work(self, backend_pid: int) -> bool:
+        """Ask on another connection whether a session still works on what it was sent."""
+        seconds = self._connect_timeout_seconds
+        with anyio.move_on_after(seconds), contextlib.suppress(DatabaseAway, psycopg.Error):
+            other = await connect(
+                self._url, connect_timeout_seconds=seconds, statement_timeout_seconds=seconds
+            )
+            async with other:
+                found = await other.execute(
+                    "select from pg_stat_activity where pid = %s and state = 'active'"
+                    " and wait_event is distinct from 'ClientRead'",
+                    [backend_pid],
+                )
+                return await found.fetchone() is not None
+        return False
 
     def connection_class(self) -> type[Connection]:
         dialling = self
 
-        class RecordedConnection(AsyncConnection[TupleRow]):
+        class PooledConnection(AsyncConnection[TupleRow]):
             @classmethod
             async def connect(
                 cls,
@@ -237,7 +260,28 @@ class _Dialling:
                 dialling.error = ""
                 return connection
 
-        return RecordedConnection
+            async def wait(
+                self,
+                gen: PQGen[RV],
+                interval: float = _WAIT_INTERVAL_SECONDS,
+                timeout: float | None = None,  # noqa: ASYNC109 - as psycopg has it
+            ) -> RV:
+                """Everything that waits for the server waits here."""
+                if timeout is not None:
+                    return await super().wait(gen, interval, timeout)
+                while True:
+                    try:
+                        return await super().wait(gen, interval, dialling.silence_seconds)
+                    except psycopg.errors._WaitTimeout:
+                        # A statement may have lifted its timeout, and then take hours.
+                        if await dialling.is_at_work(self.info.backend_pid):
+                            continue
+                    await self.close()
+                    raise psycopg.OperationalError(
+                        f"no answer in {dialling.silence_seconds:g} s"
+                    ) from None
+
+        return PooledConnection
 
 
 async def _start_anew(pool: AsyncConnectionPool[Connection]) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from couponflow.kernel.channel import ChannelStatistics
 from couponflow.kernel.health import HealthBoard
+from couponflow.kernel.outbox_rows import OutboxCounts
 from couponflow.kernel.problems import CONTENT_TYPE, Problem, problem_type
 from couponflow.kernel.supervisor import State, Supervisor
 
@@ -40,10 +41,12 @@ class Observed(Protocol):
 class Queues:
     """This daemon's channels, sampled when somebody asks."""
 
-    def __init__(self, channels: Sequence[Observed]) -> None:
-        self._channels = channels
+    def __init__(self, channels: Sequence[Observed] = ()) -> None:
+        self.channels = channels
         self.dead_letters: Mapping[str, int] = {}
         """By channel, as last counted in the database."""
+        self.outbox: Mapping[str, OutboxCounts] = {}
+        """Likewise."""
         self._latest: dict[str, QueueState] = {}
 
     async def sample(self) -> dict[str, QueueState]:
@@ -51,7 +54,7 @@ class Queues:
             channel.name: QueueState(
                 await channel.statistics(), self.dead_letters.get(channel.name, 0)
             )
-            for channel in self._channels
+            for channel in self.channels
         }
         return self._latest
 
@@ -71,7 +74,21 @@ class Queues:
             depth.add_metric([name], state.statistics.depth + state.statistics.in_flight)
             oldest.add_metric([name], state.statistics.oldest_seconds)
             dead.add_metric([name], state.dead_letters)
-        return depth, oldest, dead
+        rows = GaugeMetricFamily(
+            "couponflow_outbox_rows", "Messages in the outbox.", labels=["channel", "state"]
+        )
+        overdue = GaugeMetricFamily(
+            "couponflow_outbox_oldest_due_seconds",
+            "For how long the oldest message in the outbox has been due.",
+            labels=["channel"],
+        )
+        for name, counts in self.outbox.items():
+            rows.add_metric([name, "due"], counts.due)
+            rows.add_metric([name, "later"], counts.later)
+            rows.add_metric([name, "leased"], counts.leased)
+            rows.add_metric([name, "streamed"], counts.streamed)
+            overdue.add_metric([name], counts.oldest_due_seconds)
+        return depth, oldest, dead, rows, overdue
 
 
 class RoleMetrics:
@@ -93,10 +110,10 @@ class RoleMetrics:
         return up, restarts
 
 
-def ops_app(
+def ops_routes(
     registry: CollectorRegistry, health: HealthBoard, required: Collection[str], queues: Queues
-) -> Starlette:
-    """The ASGI application; `required` are the checks without which this daemon is not ready."""
+) -> list[Route]:
+    """`/health`, `/ready` and `/metrics`; without the `required` checks this is not ready."""
 
     async def alive(request: Request) -> Response:
         return _json(200, {"status": "alive"})
@@ -109,14 +126,20 @@ def ops_app(
         await queues.sample()
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    return [Route("/health", alive), Route("/ready", ready), Route("/metrics", metrics)]
+
+
+def ops_app(
+    registry: CollectorRegistry, health: HealthBoard, required: Collection[str], queues: Queues
+) -> Starlette:
+    """The ASGI application; `required` are the checks without which this daemon is not ready."""
+
     async def queue_stats(request: Request) -> Response:
         return _json(200, {"channels": await queues.sample()})
 
     return Starlette(
         routes=[
-            Route("/health", alive),
-            Route("/ready", ready),
-            Route("/metrics", metrics),
+            *ops_routes(registry, health, required, queues),
             Route("/api/v1/queue/stats", queue_stats),
         ],
         exception_handlers={HTTPException: _problem},

@@ -14,6 +14,7 @@ from couponflow.kernel.dead_letters import count_by_channel
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.http import Listener, serve
 from couponflow.kernel.ops import Queues, ops_app
+from couponflow.kernel.outbox_rows import count_by_channel as count_outbox_by_channel
 from couponflow.kernel.role import Role, RoleHandle, Stage
 
 NAME = "ops"
@@ -56,19 +57,24 @@ async def _sample(parts: OpsParts) -> None:
     """Look at the database and the queues every few seconds, for whoever asks in between."""
     randomness = random.Random()  # noqa: S311 - keeps daemons from asking in step
     while True:
+        begun_at = anyio.current_time()
         await _sample_database(parts)
+        # With millions of rows the count takes a while: at most a twentieth of the time.
+        busy_seconds = (anyio.current_time() - begun_at) * 20
         for name, state in (await parts.queues.sample()).items():
             depth = state.statistics.depth
             parts.health.report(
                 f"queue:{name}", depth < parts.depth_alarm, f"{depth} messages waiting"
             )
-        await anyio.sleep(SAMPLE_SECONDS * (0.75 + randomness.random() / 2))
+        pause_seconds = max(SAMPLE_SECONDS, busy_seconds)
+        await anyio.sleep(pause_seconds * (0.75 + randomness.random() / 2))
 
 
 async def _sample_database(parts: OpsParts) -> None:
     try:
         async with parts.database.connection() as connection:
             parts.queues.dead_letters = await count_by_channel(connection)
+            parts.queues.outbox = await count_outbox_by_channel(connection)
     except (DatabaseAway, psycopg.Error) as error:
         parts.health.report(DATABASE_CHECK, False, str(error))
     else:

@@ -12,6 +12,10 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     title: str
     status: int
     detail: str = ""
+    path: str = ""
+    """Where in the body the fault is, as in `$.to`."""
+    request_id: str = ""
+    """Found again on every log line about the request."""
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

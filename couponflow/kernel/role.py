@@ -15,6 +15,8 @@ class Stage(enum.IntEnum):
     """Takes work in from outside: stops first, so that nothing new arrives."""
     WORK = 1
     """Consumes channels: stops when the intake has, after finishing what is on them."""
+    FOUNDATION = 2
+    """What the others stand on, such as the lease on their messages: stops last."""
 
 
 class RoleHandle(Protocol):

@@ -278,7 +278,8 @@ class Supervisor:
     async def run(self, stop: anyio.Event) -> ShutdownReport:
         """Run the roles until `stop` is set; return when all of them have ended. For one call.
 
-        The stages together have `deadline_seconds`, the first of them at most 60% of it. Roles
+        The stages together have `deadline_seconds`, the first of them at most 60% of it, and the
+        last never less than `cancel_grace_seconds`. Roles
         that are late are cancelled and get `cancel_grace_seconds` more. A role that ignores even
         its cancellation is named in the log and still waited for, since its task cannot be left
         behind: an operator's second signal ends the process then.
@@ -297,7 +298,10 @@ class Supervisor:
         intake_ends_at = begun_at + self._deadline_seconds * INTAKE_SHARE
         cut_off = await self._stop_stage(Stage.INTAKE, intake_ends_at)
         await self._pass_between(Stage.INTAKE, ends_at)
-        return cut_off + await self._stop_stage(Stage.WORK, ends_at)
+        cut_off += await self._stop_stage(Stage.WORK, ends_at)
+        # Even when the work has used up the time: a lease is given back in an instant.
+        foundation_ends_at = max(ends_at, anyio.current_time() + self._cancel_grace_seconds)
+        return cut_off + await self._stop_stage(Stage.FOUNDATION, foundation_ends_at)
 
     async def _stop_stage(self, stage: Stage, ends_at: float) -> list[str]:
         """Stop the roles of a stage; the names of those that had to be cancelled."""

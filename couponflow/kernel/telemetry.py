@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily, Metric
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
@@ -94,12 +94,19 @@ def _to_json(event: object, **_: object) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
 
-def new_registry(sources: Iterable[MetricSource]) -> CollectorRegistry:
+def new_registry(sources: Iterable[MetricSource] = ()) -> CollectorRegistry:
     """A registry of its own for one daemon, so that two in one test process do not collide."""
     registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
     for source in sources:
-        registry.register(_SourceCollector(source))
+        add_source(registry, source)
     return registry
+
+
+def add_source(registry: CollectorRegistry, source: MetricSource) -> None:
+    """Have the metrics of `source` shown, too."""
+    registry.register(_SourceCollector(source))
 
 
 class _SourceCollector:
@@ -129,12 +136,16 @@ class LatencyHistogram:
         self._counts[bisect_left(LATENCY_BOUNDS_SECONDS, seconds)] += 1
 
     def metric(self, name: str, documentation: str) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(name, documentation)
+        self.add_to(family, [])
+        return family
+
+    def add_to(self, family: HistogramMetricFamily, labels: list[str]) -> None:
+        """Add the counts to a family of histograms, under these label values."""
         running = 0
         buckets: list[tuple[str, float]] = []
         bounds = [*(str(bound) for bound in LATENCY_BOUNDS_SECONDS), "+Inf"]
         for bound, count in zip(bounds, self._counts, strict=True):
             running += count
             buckets.append((bound, running))
-        family = HistogramMetricFamily(name, documentation)
-        family.add_metric([], buckets, self._total_seconds)
-        return family
+        family.add_metric(labels, buckets, self._total_seconds)

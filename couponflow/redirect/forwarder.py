@@ -10,6 +10,7 @@ from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from couponflow.kernel.channel import Channel, Handover
+from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.journal import Journal, Position
 from couponflow.messages import Click
 from couponflow.redirect import set_aside
@@ -81,6 +82,7 @@ class Forwarder:
         async with under_way:
             async for handover, position in under_way:
                 await handover.taken()
+                crash_point("clicks.handed_over")
                 self._journal.checkpoint(position)
 
     async def _decode_all(self, payloads: list[bytes]) -> list[Click]:

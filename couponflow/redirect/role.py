@@ -19,6 +19,7 @@ from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.journal import Journal
 from couponflow.kernel.journal_folder import JournalFolder
 from couponflow.kernel.role import Role, RoleHandle, Stage
+from couponflow.kernel.shared_state import SharedState
 from couponflow.messages import Click
 from couponflow.redirect.adapters import AsgiAdapter, RsgiAdapter
 from couponflow.redirect.catalogue_mirror import CatalogueMirror
@@ -29,6 +30,7 @@ from couponflow.redirect.metrics import RedirectMetrics
 from couponflow.redirect.offers import OfferTable
 from couponflow.redirect.rate_limit import RateLimit
 from couponflow.redirect.resolver import Resolver
+from couponflow.redirect.shared_rate_limit import SharedRateLimit
 from couponflow.redirect.stats import StatsReader
 from couponflow.redirect.verdict import VerdictJudge
 
@@ -58,6 +60,8 @@ class RedirectParts:
     health: HealthBoard
     metrics: RedirectMetrics
     clock: Clock
+    shared: SharedState | None = None
+    """What the installation's daemons know together; None counts clicks for this daemon alone."""
 
 
 def redirect_role(parts: RedirectParts) -> Role:
@@ -67,7 +71,8 @@ def redirect_role(parts: RedirectParts) -> Role:
 async def _run(parts: RedirectParts, handle: RoleHandle) -> None:
     """Serve until told to stop; then close the port, and hand over what the journal holds."""
     catalogue_complete = anyio.Event()
-    routes, mirror = _build(parts, catalogue_complete)
+    limit = RateLimit(parts.settings.rate_limit_per_minute, shared=parts.shared is not None)
+    routes, mirror = _build(parts, limit, catalogue_complete)
     set_aside_folder = JournalFolder(parts.journal_folder).set_aside_directory
     forwarder = Forwarder(parts.journal, parts.channel, parts.metrics, set_aside_folder)
     port_closed = anyio.Event()
@@ -82,6 +87,9 @@ async def _run(parts: RedirectParts, handle: RoleHandle) -> None:
         upkeep.start_soon(_prepare_segments, parts.journal)
         if parts.fsync_seconds:
             upkeep.start_soon(_sync, parts)
+        if parts.shared is not None and parts.settings.rate_limit_per_minute:
+            sharing = SharedRateLimit(limit, parts.shared, parts.health, parts.clock)
+            upkeep.start_soon(sharing.run)
         upkeep.start_soon(forward)
         with anyio.move_on_after(CATALOGUE_SECONDS):
             await _first_of(catalogue_complete, handle.stopping)
@@ -90,7 +98,7 @@ async def _run(parts: RedirectParts, handle: RoleHandle) -> None:
 
 
 def _build(
-    parts: RedirectParts, catalogue_complete: anyio.Event
+    parts: RedirectParts, limit: RateLimit, catalogue_complete: anyio.Event
 ) -> tuple[RedirectRoutes, CatalogueMirror]:
     settings = parts.settings
     offers: OfferTable = {}
@@ -99,7 +107,7 @@ def _build(
         parts.clock,
         Uuid7Generator(),
         ClientAddress(parts.trusted_proxies),
-        RateLimit(settings.rate_limit_per_minute),
+        limit,
         VerdictJudge(settings.duplicate_window_seconds),
     )
 

@@ -8,12 +8,12 @@ import pytest
 from couponflow.clicks import store
 from couponflow.clicks.audit import INVARIANTS
 from couponflow.clicks.batch_writer import BatchWriter
-from couponflow.clicks.metrics import ClicksMetrics
 from couponflow.clicks.partitions import PartitionMissing, Partitions
 from couponflow.kernel.audit import AuditScope, run_audit
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.database import Database
 from couponflow.kernel.identifiers import Uuid7Generator
+from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.messages import Click
 from tests.samples import (
     CLICKED_AT,
@@ -37,7 +37,7 @@ class Writing:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.metrics = ClicksMetrics()
+        self.metrics = ChannelCounts()
         clock = ManualClock()
         partitions = Partitions(database, clock, 7)
         self.writer = BatchWriter(database, partitions, Uuid7Generator(), clock, self.metrics)
@@ -45,7 +45,7 @@ class Writing:
     async def write(self, *clicks: Click, attempt: int = 1) -> tuple[int, int, int]:
         """Write a batch; what has been stored, known before and buried so far."""
         await self.writer.write(clicks, attempt)
-        return self.metrics.stored, self.metrics.duplicates, self.metrics.buried
+        return self.metrics.done, self.metrics.duplicate, self.metrics.dead
 
     async def stored(self) -> list[object]:
         return [row[0] for row in await rows_of(self.database.url, STORED)]
@@ -231,7 +231,7 @@ async def test_writers_at_once_in_opposite_order_do_not_deadlock(writing: Writin
             for start in range(0, 400, 100):
                 batch = mine[start : start + 100]
                 tasks.start_soon(other.write, *(batch if number % 2 else batch[::-1]))
-    assert sum(other.metrics.stored for other in writers) == 1600
+    assert sum(other.metrics.done for other in writers) == 1600
     assert len(await writing.stored()) == 1600
     assert await audit_holds(writing.database)
 

@@ -1,3 +1,4 @@
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -5,14 +6,15 @@ import anyio
 import psycopg
 import pytest
 
-from couponflow.clicks.metrics import ClicksMetrics
 from couponflow.clicks.role import CHECK, ClicksParts, clicks_role
 from couponflow.config import ClicksSettings, DatabaseSettings
 from couponflow.kernel.channel import ChannelStatistics
 from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import ManualClock
+from couponflow.kernel.controls import ChannelControls, set_control
 from couponflow.kernel.database import Database, open_database
 from couponflow.kernel.health import HealthBoard
+from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.kernel.migrations import migrate
 from couponflow.kernel.role import Stage
 from couponflow.messages import Click
@@ -47,12 +49,22 @@ class Consuming:
     def __init__(self, database: Database, settings: ClicksSettings = QUICK) -> None:
         clock = ManualClock()
         self.channel: MemoryChannel[Click] = MemoryChannel("clicks", 10_000, clock)
-        self.metrics = ClicksMetrics()
+        self.metrics = ChannelCounts()
         self.health = HealthBoard(clock)
+        self.controls = ChannelControls(database, random.Random(1), poll_seconds=POLL_SECONDS)
         self.handle = FakeHandle()
         self.ended = anyio.Event()
         self.role = clicks_role(
-            ClicksParts(settings, "test", self.channel, database, self.health, self.metrics, clock)
+            ClicksParts(
+                settings,
+                "test",
+                self.channel,
+                self.controls,
+                database,
+                self.health,
+                self.metrics,
+                clock,
+            )
         )
 
     async def run(self) -> None:
@@ -108,7 +120,7 @@ async def test_clicks_become_rows_and_are_acknowledged(stocked: Database) -> Non
         assert await count(stocked.url) == 250
     statistics = await consuming.statistics()
     assert (statistics.acknowledged, statistics.rejected) == (250, 0)
-    assert (consuming.metrics.stored, consuming.metrics.buried) == (250, 0)
+    assert (consuming.metrics.done, consuming.metrics.dead) == (250, 0)
     assert consuming.check()
 
 
@@ -125,16 +137,51 @@ async def test_the_role_works_until_its_channel_is_sealed_and_empty(stocked: Dat
     assert await count(stocked.url) == 500
 
 
+async def pause(database: Database, *, paused: bool) -> None:
+    async with database.transaction() as connection:
+        await set_control(connection, Click.channel, paused=paused, actor="a test")
+
+
+async def test_a_paused_channel_is_left_alone_until_it_is_resumed(stocked: Database) -> None:
+    consuming = Consuming(stocked)
+    await pause(stocked, paused=True)
+    async with consuming.running(), anyio.create_task_group() as tasks:
+        tasks.start_soon(consuming.controls.run)
+        await consuming.controls.until_paused(Click.channel)
+        await consuming.publish(*range(50))
+        await anyio.wait_all_tasks_blocked()
+        assert await count(stocked.url) == 0
+        await pause(stocked, paused=False)
+        await until(lambda: consuming.metrics.done == 50)
+        tasks.cancel_scope.cancel()
+    assert await count(stocked.url) == 50
+
+
+async def test_what_is_on_a_paused_channel_is_stored_when_the_role_stops(
+    stocked: Database,
+) -> None:
+    consuming = Consuming(stocked)
+    await pause(stocked, paused=True)
+    async with consuming.running(), anyio.create_task_group() as tasks:
+        tasks.start_soon(consuming.controls.run)
+        await consuming.controls.until_paused(Click.channel)
+        await consuming.publish(*range(50))
+        consuming.handle.stopping.set()
+        await until(lambda: consuming.metrics.done == 50)
+        tasks.cancel_scope.cancel()
+    assert await count(stocked.url) == 50
+
+
 async def test_a_batch_is_bounded_by_size_and_time(stocked: Database) -> None:
     settings = ClicksSettings(flush_seconds=600, flush_rows=100, partitions_ahead_days=1)
     consuming = Consuming(stocked, settings)
     async with consuming.running():
         await consuming.publish(*range(150))
-        await until(lambda: consuming.metrics.stored == 100)
+        await until(lambda: consuming.metrics.done == 100)
         await anyio.wait_all_tasks_blocked()
-        assert consuming.metrics.stored == 100
+        assert consuming.metrics.done == 100
         await consuming.publish(*range(150, 200))
-        await until(lambda: consuming.metrics.stored == 200)
+        await until(lambda: consuming.metrics.done == 200)
 
 
 async def test_a_bad_click_does_not_hold_up_its_batch(stocked: Database) -> None:
@@ -143,7 +190,7 @@ async def test_a_bad_click_does_not_hold_up_its_batch(stocked: Database) -> None
         clicks = [make_click(1), make_click(2, ip="nowhere"), make_click(3)]
         handover = await consuming.channel.publish(clicks)
         await handover.taken()
-    assert (consuming.metrics.stored, consuming.metrics.buried) == (2, 1)
+    assert (consuming.metrics.done, consuming.metrics.dead) == (2, 1)
     assert await rows_of(stocked.url, "select message_id from dead_letters") == [
         (make_click(2).click_id,)
     ]
@@ -155,11 +202,11 @@ async def test_clicks_wait_until_their_partition_can_be_made(stocked: Database) 
     consuming = Consuming(stocked)
     async with consuming.running():
         await consuming.publish(1, 2)
-        await until(lambda: consuming.metrics.retried > 0)
+        await until(lambda: consuming.metrics.retry > 0)
         async with stocked.connection() as connection:
             await connection.execute("drop table affiliate_clicks_2026_09_21")
-        await until(lambda: consuming.metrics.stored == 2)
-    assert consuming.metrics.buried == 0
+        await until(lambda: consuming.metrics.done == 2)
+    assert consuming.metrics.dead == 0
 
 
 async def test_partitions_are_made_ahead_without_any_click(stocked: Database) -> None:
@@ -177,14 +224,14 @@ async def test_through_an_outage_clicks_wait_and_none_is_lost(
     consuming = Consuming(away_and_back)
     async with consuming.running():
         await consuming.publish(1)
-        await until(lambda: consuming.metrics.stored == 1)
+        await until(lambda: consuming.metrics.done == 1)
         await stoppable_postgres.stop()
         await consuming.publish(*range(2, 302))
-        await until(lambda: consuming.metrics.retried > 0)
+        await until(lambda: consuming.metrics.retry > 0)
         assert not consuming.check()
         assert (await consuming.statistics()).acknowledged == 1
         await stoppable_postgres.start()
-        await until(lambda: consuming.metrics.stored == 301)
+        await until(lambda: consuming.metrics.done == 301)
         await until(consuming.check)
     assert await count(stoppable_postgres.url) == 301
     assert (await consuming.statistics()).acknowledged == 301
@@ -197,7 +244,7 @@ async def test_told_to_stop_during_an_outage_it_gives_its_batch_back(
     async with consuming.running():
         await stoppable_postgres.stop()
         await consuming.publish(1, 2, 3)
-        await until(lambda: consuming.metrics.retried > 0)
+        await until(lambda: consuming.metrics.retry > 0)
         consuming.handle.stopping.set()
         await consuming.ended.wait()
     statistics = await consuming.statistics()
@@ -214,5 +261,5 @@ async def test_a_role_begun_again_takes_what_the_last_one_left(stocked: Database
         await consuming.handle.up.wait()
         tasks.cancel_scope.cancel()
     async with consuming.running():
-        await until(lambda: consuming.metrics.stored + consuming.metrics.duplicates == 2)
+        await until(lambda: consuming.metrics.done + consuming.metrics.duplicate == 2)
     assert await count(stocked.url) == 2

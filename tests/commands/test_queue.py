@@ -1,5 +1,8 @@
+import getpass
 from functools import partial
 from pathlib import Path
+
+import pytest
 
 from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import ManualClock
@@ -10,7 +13,9 @@ from couponflow.kernel.telemetry import new_registry
 from couponflow.messages import Click
 from tests.commands.command_line import CommandLine
 from tests.kernel.http_clients import HOST, new_listener, serving
-from tests.samples import make_click
+from tests.samples import make_click, rows_of
+
+SMS = '{"to": "+919876543210", "text": "Your code is on its way."}'
 
 
 async def test_the_channels_of_the_running_daemon_are_shown(tmp_path: Path) -> None:
@@ -49,3 +54,91 @@ async def test_an_answer_of_some_other_program_is_not_believed(tmp_path: Path) -
         )
     assert ended.code == 1
     assert "no daemon answers" in ended.err
+
+
+async def test_the_outbox_is_shown_without_a_daemon(tmp_path: Path, database_url: str) -> None:
+    command_line = CommandLine(tmp_path, database_url)
+    nobody = {"COUPONFLOW_OPS_BIND": f"{HOST}:{free_port(HOST)}"}
+    for at in ("2000-01-01T00:00:00Z", "2100-01-01T00:00:00Z"):
+        await command_line.run("queue", "push", "sms", SMS, "--at", at)
+    table = await command_line.run("queue", "stats", **nobody)
+    as_json = await command_line.run("queue", "stats", "--json", **nobody)
+    assert (table.code, as_json.code) == (0, 0)
+    assert "no daemon answers" in table.err
+    assert "sms" in table.out
+    sms = as_json.json()["channels"]["sms"]
+    assert (sms["statistics"], sms["dead_letters"]) == (None, 0)
+    assert (sms["outbox"]["due"], sms["outbox"]["later"]) == (1, 1)
+
+
+async def test_the_daemon_and_the_database_are_shown_as_one(
+    tmp_path: Path, database_url: str
+) -> None:
+    clock = ManualClock()
+    channel: MemoryChannel[Click] = MemoryChannel("clicks", 5_000, clock)
+    await channel.publish([make_click(1)])
+    app = ops_app(new_registry([]), HealthBoard(clock), (), Queues([channel]))
+    listener = new_listener("hypercorn")
+    command_line = CommandLine(tmp_path, database_url)
+    await command_line.run("queue", "push", "sms", SMS)
+    async with serving(partial(serve, app), listener):
+        ended = await command_line.run(
+            "queue", "stats", "--json", COUPONFLOW_OPS_BIND=listener.address
+        )
+    assert (ended.code, ended.err) == (0, "")
+    channels = ended.json()["channels"]
+    assert list(channels) == ["clicks", "sms"]
+    assert channels["clicks"]["statistics"]["depth"] == 1
+    assert channels["clicks"]["outbox"]["due"] == 0
+    assert channels["sms"]["outbox"]["due"] == 1
+
+
+async def test_a_channel_is_paused_limited_and_resumed(tmp_path: Path, database_url: str) -> None:
+    command_line = CommandLine(tmp_path, database_url)
+    steps = [
+        ("pause", "sms"),
+        ("limit", "sms", "--per-second", "2.5", "--concurrency", "3"),
+        ("limit", "sms", "--per-second", "off"),
+        ("resume", "sms"),
+    ]
+    ended = [await command_line.run("queue", *step, "--json") for step in steps]
+    assert [each.code for each in ended] == [0, 0, 0, 0]
+    told = [tuple(each.json().values()) for each in ended]
+    assert told == [
+        ("sms", True, None, None),
+        ("sms", True, 2.5, 3),
+        ("sms", True, None, 3),
+        ("sms", False, None, 3),
+    ]
+    by_whom = f"cli:{getpass.getuser()}"
+    assert await rows_of(
+        database_url, "select channel, paused, concurrency, changed_by from channel_controls"
+    ) == [("sms", False, 3, by_whom)]
+    assert await rows_of(
+        database_url, "select actor, action from audit_logs order by recorded_at, id"
+    ) == [(by_whom, f"channel.{action}") for action in ("pause", "limit", "limit", "resume")]
+    shown = await command_line.run("queue", "pause", "sms")
+    assert shown.out == "sms is paused, without a rate limit, 3 at once\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pause", "fax"),
+        ("resume", "fax"),
+        ("limit", "fax", "--per-second", "1"),
+        ("limit", "sms"),
+        ("limit", "sms", "--per-second", "0"),
+        ("limit", "sms", "--per-second", "nan"),
+        ("limit", "sms", "--per-second", "inf"),
+        ("limit", "sms", "--concurrency", "0"),
+        ("limit", "sms", "--concurrency", "1.5"),
+    ],
+)
+async def test_what_makes_no_sense_is_wrong_usage(
+    tmp_path: Path, database_url: str, arguments: tuple[str, ...]
+) -> None:
+    ended = await CommandLine(tmp_path, database_url).run("queue", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Traceback" not in ended.err
+    assert await rows_of(database_url, "select count(*) from channel_controls") == [(0,)]

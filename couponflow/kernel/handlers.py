@@ -1,0 +1,120 @@
+"""How to write a consumer: a function for one message type, its limits, and what it can say.
+
+    async def send(message: EmailRequested, context: HandlerContext) -> Outcome:
+        async with context.transaction() as connection:
+            ...  # the effect, and the record that it happened, in one commit
+        return DONE
+
+    Handler("email", EmailRequested, send, HandlerPolicy(concurrency=20))
+
+An exception is a failed attempt: it is recorded with its text and the message is tried again later,
+at most `max_attempts` times in all; then it is a dead letter. A `DeliveryError` says whether another
+attempt makes sense, and when.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from couponflow.kernel.database_connection import Connection
+from couponflow.messages import Message
+
+T = TypeVar("T", bound=Message)
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The message has had its effect."""
+
+
+class Retry(msgspec.Struct, frozen=True, tag=True):
+    """This attempt failed; try again after so many seconds, or when the policy says (None)."""
+
+    after_seconds: float | None = None
+    reason: str = "the handler asked for another attempt"
+
+
+class Discard(msgspec.Struct, frozen=True, tag=True):
+    """The message needs no effect any more; it is forgotten, and the reason is logged."""
+
+    reason: str
+
+
+class Snooze(msgspec.Struct, frozen=True, tag=True):
+    """It is too early; come back at `until` (seconds since the epoch). Not an attempt."""
+
+    until: float
+
+
+Outcome = Done | Retry | Discard | Snooze
+DONE = Done()
+
+
+class DeliveryError(Exception):
+    """What a handler asked of somebody else was refused or failed.
+
+    A permanent one makes the message a dead letter at once; any other is tried again, not before
+    `retry_after_seconds` where the other side named a time.
+    """
+
+    def __init__(
+        self, text: str, *, permanent: bool, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how soon a failed message is tried again."""
+
+    max_attempts: int = 3
+    first_seconds: float = 1.0
+    max_seconds: float = 300.0
+
+
+class HandlerPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of a handler in one daemon."""
+
+    concurrency: int = 100
+    """Messages of this type worked on at once."""
+    timeout_seconds: float = 30.0
+    """A longer attempt is cancelled and counts as failed."""
+    retry: RetryPolicy = RetryPolicy()
+
+
+class HandlerContext(Protocol):
+    """What a handler may know of the attempt it makes, and how it makes its effect happen once."""
+
+    @property
+    def message_id(self) -> str: ...
+
+    @property
+    def correlation_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    @property
+    def published_at(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """One transaction that makes the effect and the record that it happened, or neither.
+
+        For at most one use an attempt. When the block ends without an error the message is done,
+        whatever the handler does after it. It never returns to the handler if the message was done
+        before or belongs to another worker by now: the attempt then ends quietly, without effect.
+        """
+        ...
+
+
+class Handler(msgspec.Struct, Generic[T], frozen=True):
+    """A consumer of one message type; one for each type of a channel."""
+
+    name: str
+    message_type: type[T]
+    run: Callable[[T, HandlerContext], Awaitable[Outcome]]
+    policy: HandlerPolicy = HandlerPolicy()

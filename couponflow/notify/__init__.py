@@ -1,0 +1,1 @@
+"""Tells people things, by email and SMS."""
