@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from couponflow.messages import CHANNELS, Click, Message
+from couponflow.messages import CHANNELS, Click, EmailRequested, Message, SmsRequested
 
 CLICK = Click(
     click_id="0199e0f2-0000-7000-8000-000000000001",
@@ -57,7 +57,7 @@ def test_what_is_not_a_click_is_refused(old: bytes, new: bytes) -> None:
 
 
 def test_every_message_is_on_the_channel_it_names() -> None:
-    assert {"clicks": Click} == CHANNELS
+    assert {"clicks": Click, "emails": EmailRequested, "sms": SmsRequested} == CHANNELS
     for channel, message in CHANNELS.items():
         assert issubclass(message, Message)
         assert message.channel == channel

@@ -6,10 +6,9 @@ from contextlib import asynccontextmanager
 from couponflow.config import RedisSettings
 from couponflow.kernel.channel import Stream
 from couponflow.kernel.channel_redis import open_redis_channel
-from couponflow.kernel.clock import Clock
+from couponflow.kernel.channel_redis_codec import EnvelopeCodec, Malformed
 from couponflow.kernel.envelope import Envelope
 from couponflow.kernel.redis_client import open_redis
-from couponflow.kernel.stream_codec import EnvelopeCodec, Malformed
 from couponflow.messages import EmailRequested
 
 
@@ -18,9 +17,7 @@ class EntryRefused(Exception):
 
 
 @asynccontextmanager
-async def open_stream(
-    settings: RedisSettings, capacity: int, clock: Clock
-) -> AsyncIterator[Stream[Envelope]]:
+async def open_stream(settings: RedisSettings, capacity: int) -> AsyncIterator[Stream[Envelope]]:
     """Open the stream as the daemon does, with room for all of the bench's messages."""
     async with (
         open_redis(settings) as redis,
@@ -29,7 +26,6 @@ async def open_stream(
             EmailRequested.channel,
             capacity,
             EnvelopeCodec([EmailRequested]),
-            clock,
             claim_idle_seconds=settings.claim_idle_seconds,
             on_malformed=_refuse,
         ) as stream,

@@ -90,7 +90,8 @@ class Parts:
         policy = HandlerPolicy(concurrency=self.run.concurrency)
         return ChannelConsumers(
             ConsumerParts(
-                settings=ConsumersSettings(concurrency=self.run.concurrency),
+                # One consumer with all the places, as the peers have: not two that grow to five.
+                settings=ConsumersSettings(min=1, max=1, concurrency=self.run.concurrency),
                 channel=self.channel,
                 handlers=[Handler("bench", EmailRequested, self.work.run, policy)],
                 waiting=self.depth,
@@ -248,5 +249,5 @@ async def _open_channel(
     # Only here: importing the client of Redis takes most of a second.
     from bench.messages.couponflow_redis import open_stream
 
-    async with open_stream(RedisSettings(url=os.environ["REDIS_URL"]), capacity, clock) as stream:
+    async with open_stream(RedisSettings(url=os.environ["REDIS_URL"]), capacity) as stream:
         yield stream

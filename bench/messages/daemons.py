@@ -17,8 +17,8 @@ from bench.redirect.processes import ProgramDied
 from bench.redirect.report import Goal, Sheet, count, spread
 
 DAEMONS_PEERS = (PEERS["couponflow_redis"],)
-SETTLE_SECONDS = 4.0
-"""From starting the processes until the clock runs: they are all at work by then."""
+SETTLE_SECONDS = 6.0
+"""From starting the processes until the clock runs: all their consumers are at work by then."""
 IDLE_SECONDS_MAX = 0.5
 LEAST_SHARE = 0.9
 """Of the exact multiple; near-linear."""

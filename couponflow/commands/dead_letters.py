@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 import click
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from couponflow.commands.operator import operator
 from couponflow.commands.support import (
@@ -105,7 +105,8 @@ def list_command(
     if as_json:
         print_json(listed)
         return
-    table = Table("id", "channel", "type", "attempts", "died", "reason")
+    # Whole, however narrow the terminal is: it is what the other commands are given.
+    table = Table(Column("id", no_wrap=True), "channel", "type", "attempts", "died", "reason")
     for letter in listed.items:
         table.add_row(
             letter.id,

@@ -27,6 +27,21 @@ REST_MAX_SECONDS = 600.0
 _log = structlog.get_logger("couponflow.messages")
 
 
+class _UnderWay:
+    """Counts an attempt for as long as its block runs; one serves all, since it holds nothing."""
+
+    __slots__ = ("_breaker",)
+
+    def __init__(self, breaker: "DeadLetterBreaker") -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> None:
+        self._breaker.begin_attempt()
+
+    def __exit__(self, *raised: object) -> None:
+        self._breaker.end_attempt()
+
+
 class DeadLetterBreaker:
     """Watches how the messages of one channel end in one daemon.
 
@@ -62,6 +77,7 @@ class DeadLetterBreaker:
         self._rested_at: float | None = None
         """When the rest is over, by the monotonic clock; None while closed."""
         self._under_way = 0
+        self._attempt = _UnderWay(self)
         self._kept = 0
         self._channel = channel
         self._change = anyio.Event()

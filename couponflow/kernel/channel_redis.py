@@ -294,10 +294,12 @@ async def open_redis_channel(
     server = StreamServer(redis, name, consumer, claim_idle_seconds, report)
     channel = RedisChannel(server, capacity, codec, on_malformed, checkpoint)
     await channel.begin()
-    async with anyio.create_task_group() as group:
-        group.start_soon(channel.run)
-        try:
-            yield channel
-        finally:
-            group.cancel_scope.cancel()
-    await channel.leave()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(channel.run)
+            try:
+                yield channel
+            finally:
+                group.cancel_scope.cancel()
+    finally:
+        await channel.leave()

@@ -19,14 +19,15 @@ class Batch:
     def __init__(self, entries: Sequence[Sequence[bytes]]) -> None:
         self.entries = entries
         self.size = len(entries)
-        self.bytes = sum(len(value) for entry in entries for value in entry)
+        self.bytes = sum([sum(map(len, entry)) for entry in entries])
         self.name = ""
-        self.answered = anyio.Event()
+        self.answered = False
         """The batch is on the stream, or never will be."""
         self.sealed_out = False
         self.abandoned = False
         self._tags: Sequence[str] = ()
-        self._taken = anyio.Event()
+        self._is_taken = False
+        self._taken: anyio.Event | None = None
 
     @property
     def tags(self) -> Sequence[str]:
@@ -34,16 +35,20 @@ class Batch:
         return self._tags
 
     async def taken(self) -> None:
-        await self._taken.wait()
+        if not self._is_taken:
+            # Made only for a sender that waits, which most do not.
+            self._taken = self._taken or anyio.Event()
+            await self._taken.wait()
 
     def published(self, ids: Sequence[str]) -> None:
         self._tags = ids
-        self.answered.set()
+        self.answered = True
 
     def relieve(self) -> None:
         self.entries = ()
-        self.answered.set()
-        self._taken.set()
+        self.answered = self._is_taken = True
+        if self._taken is not None:
+            self._taken.set()
 
 
 class Owing:

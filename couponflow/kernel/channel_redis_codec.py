@@ -85,13 +85,20 @@ class EnvelopeCodec:
 
     def encode(self, message: Envelope) -> Sequence[bytes]:
         fields = [
-            *(b"message", self._encoder.encode(message.message)),
-            *(b"id", message.message_id.encode()),
-            *(b"correlation_id", message.correlation_id.encode()),
-            *(b"published_at", repr(message.published_at).encode()),
-            *(b"attempt", b"%d" % message.attempt),
-            *(b"handover", b"%d" % message.handover),
+            b"message",
+            self._encoder.encode(message.message),
+            b"id",
+            message.message_id.encode(),
+            b"published_at",
+            repr(message.published_at).encode(),
         ]
+        # What goes without saying is left out: every field costs on the way there and back.
+        if message.correlation_id != message.message_id:
+            fields += (b"correlation_id", message.correlation_id.encode())
+        if message.handover:
+            fields += (b"handover", b"%d" % message.handover)
+        if message.attempt != 1:
+            fields += (b"attempt", b"%d" % message.attempt)
         if message.lapsed:
             fields += (b"lapsed", b"1")
         return fields

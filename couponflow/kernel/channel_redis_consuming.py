@@ -134,6 +134,9 @@ class Reader(Generic[M]):
                 patience.over()
             except RedisAway:
                 self._uncertain = True
+                # Who wants to leave need not wait for it: what is in the stream stays there.
+                self._drained = self._sealed
+                self._room.look_again()
                 await patience.wait()
             self._room.look_again()
 
@@ -153,7 +156,8 @@ class Reader(Generic[M]):
 
     async def _read(self, count: int, sealed: bool) -> None:
         length, latest, entries = await self._server.read(count)
-        crash_point("channel.received")
+        if entries:
+            crash_point("channel.received")
         self._store.put(self._decoded((entry_id, 1, fields) for entry_id, fields in entries))
         self._full = length >= self._capacity and not entries
         if not entries:

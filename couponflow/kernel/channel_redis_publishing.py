@@ -43,6 +43,7 @@ class Publisher:
         self._line: deque[Batch] = deque()
         self._again: deque[Batch] = deque()
         self._under_way = 0
+        self._answer: anyio.Event | None = None
         self._owing = Owing(server, self._room, _VERIFY_SECONDS, self._publish_again)
         self._call = 0
         self._sealed = False
@@ -64,7 +65,10 @@ class Publisher:
         self._line.append(batch)
         self._room.look_again()
         try:
-            await batch.answered.wait()
+            while not batch.answered:
+                # One event for all that wait: one each would cost more than their messages.
+                self._answer = self._answer or anyio.Event()
+                await self._answer.wait()
         except BaseException:
             batch.abandoned = True
             if batch in self._line:
@@ -78,6 +82,7 @@ class Publisher:
         self._sealed = True
         while self._line:
             self._send_away(self._line.popleft())
+        self._tell()
 
     def acknowledged_here(self) -> None:
         """There may be room again, and batches may be done: look now rather than soon."""
@@ -99,6 +104,7 @@ class Publisher:
                 self._under_way = 0
                 self._full = taken < len(batches)
                 self._back_in_line(batches[taken:])
+                self._tell()
 
     def _publish_again(self, batch: Batch) -> None:
         self._again.append(batch)
@@ -125,10 +131,14 @@ class Publisher:
             elif not batch.abandoned:
                 self._line.appendleft(batch)
 
-    @staticmethod
-    def _send_away(batch: Batch) -> None:
-        batch.sealed_out = True
-        batch.answered.set()
+    def _send_away(self, batch: Batch) -> None:
+        batch.sealed_out = batch.answered = True
+
+    def _tell(self) -> None:
+        """Have every sender look whether its batch was answered."""
+        if self._answer is not None:
+            self._answer.set()
+            self._answer = None
 
     async def _has_room(self) -> bool:
         try:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _FIRST_RETRY_SECONDS = 0.02
 _MAX_RETRY_SECONDS = 1.0
 # A producer that has been silent for longer has nothing to repeat any more.
-_REMEMBER_SECONDS = 7 * 86_400
+_REMEMBER_SECONDS = 86_400
 _PAGE = 500
 
 _log = structlog.get_logger("couponflow.channel")
@@ -45,8 +45,8 @@ class Patience:
 class StreamServer:
     """The stream `queue:{name}` and its companions, which are all in one hash slot.
 
-    Every call raises `RedisAway` where the server does not do what it is asked, for whatever reason:
-    none is a reason to end. `report` is told when that begins, and when it is over.
+    Every call raises `RedisAway` where the server does not do what it is asked, whatever the
+    reason: none is a reason to end. `report` is told when that begins, and when it is over.
     """
 
     def __init__(
@@ -185,20 +185,23 @@ class StreamServer:
     async def _run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], answer: type[T]
     ) -> T:
-        told = await self._told(lambda: self._redis.script(script, [self.key, *keys], arguments))
-        return msgspec.convert(told, answer)
+        async def ask() -> T:
+            told = await self._redis.script(script, [self.key, *keys], arguments)
+            return msgspec.convert(told, answer)
+
+        return await self._told(ask)
 
     async def _told(self, ask: Callable[[], Awaitable[T]]) -> T:
         try:
             answer = await ask()
-        except (RedisAway, RedisError) as error:
+        except (RedisAway, RedisError, msgspec.ValidationError) as error:
             if not self._away:
                 self._away = True
                 _log.warning("channel_away", channel=self.name, error=str(error))
                 self._report(False, str(error))
-            if isinstance(error, RedisError):
-                raise RedisAway(f"{self.key} cannot be worked on: {error}") from error
-            raise
+            if isinstance(error, RedisAway):
+                raise
+            raise RedisAway(f"{self.key} cannot be worked on: {error}") from error
         if self._away:
             self._away = False
             _log.info("channel_back", channel=self.name)

@@ -87,9 +87,13 @@ class ChannelConsumers:
         parts.counts.consumers = lambda: elastic.size
         parts.health.add_probe(f"consumer:{self._name}", self._probe)
         handle.started()
+
+        async def consume(name: str, leave: anyio.Event) -> None:
+            await self._consume(name, leave, handle.stopping)
+
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow_controls)
-            await elastic.run(self._consume, handle.stopping)
+            await elastic.run(consume, handle.stopping)
             tasks.cancel_scope.cancel()
 
     async def _follow_controls(self) -> None:
@@ -97,7 +101,7 @@ class ChannelConsumers:
         controls = self._parts.controls
         while True:
             control = controls.of(self._name)
-            self._places.limit = control.concurrency or self._parts.settings.concurrency
+            self._places.set_limit(control.concurrency or self._parts.settings.concurrency)
             self._pace.rate_per_second = control.rate_per_second
             await controls.changed()
 
@@ -106,7 +110,7 @@ class ChannelConsumers:
             return True, "paused by an operator"
         return self._breaker.state == "closed", self._breaker.detail()
 
-    async def _consume(self, name: str, leave: anyio.Event) -> None:
+    async def _consume(self, name: str, leave: anyio.Event, stopping: anyio.Event) -> None:
         parts = self._parts
         async with (
             parts.channel.subscribe(name) as subscription,
@@ -120,11 +124,18 @@ class ChannelConsumers:
                 parts.counts,
                 parts.lease,
             )
-            gate = Gate(self._name, parts.controls, self._breaker, leave)
+            gate = Gate(self._name, parts.controls, self._breaker, leave, stopping)
+
+            async def begin(delivery: Delivery[Envelope]) -> Delivery[Envelope] | None:
+                if delivery.message.begun:
+                    return delivery
+                begun = await self._begin_streamed([delivery], settler)
+                return begun[0] if begun else None
+
             watching.start_soon(gate.watch)
             async with anyio.create_task_group() as working:
                 working.start_soon(settler.run)
-                desk = Desk(self._runner, settler, self._slots, self._places, parts.lease)
+                desk = Desk(self._runner, settler, self._slots, self._places, parts.lease, begin)
                 async with anyio.create_task_group() as attempts:
                     desk.open(attempts)
                     await self._feed(subscription, desk, settler, gate)
@@ -136,30 +147,52 @@ class ChannelConsumers:
         self, subscription: Subscription[Envelope], desk: Desk, settler: Settler, gate: Gate
     ) -> None:
         """Bring messages to the desk, as many as it has room for, until there are no more."""
-        while True:
-            room = await desk.room()
-            if not await gate.opened():
-                return
-            # Another consumer may have begun the one message that the breaker allows.
-            room = min(room, self._breaker.allows(), self._pace.at_once)
-            if not room:
-                continue
+        while await gate.opened():
+            room = 0
             with gate.interruptible():
-                batch = await subscription.receive(room, 0.0)
-                if not batch:
-                    return
+                room = await desk.take_room()
             if gate.take_interrupted():
                 continue
-            await self._pace.take(len(batch))
-            for delivery in await self._begin(batch, settler):
-                desk.put(delivery)
+            unused = room
+            try:
+                batch = await self._receive(subscription, gate, room)
+                if batch is None:
+                    return
+                for delivery in await self._begin(batch, settler):
+                    desk.put(delivery)
+                    unused -= 1
+            finally:
+                desk.return_room(unused)
+
+    async def _receive(
+        self, subscription: Subscription[Envelope], gate: Gate, room: int
+    ) -> list[Delivery[Envelope]] | None:
+        """Receive up to `room` messages; none if the gate was closed, None when it is over."""
+        # Another consumer may have begun the one message that the breaker allows.
+        room = min(room, self._breaker.allows(), self._pace.at_once)
+        if not room:
+            return []
+        batch: list[Delivery[Envelope]] = []
+        with gate.interruptible():
+            batch = await subscription.receive(room, 0.0)
+        if gate.take_interrupted():
+            return []
+        if not batch:
+            return None
+        await self._pace.take(len(batch))
+        return batch
 
     async def _begin(
         self, batch: list[Delivery[Envelope]], settler: Settler
     ) -> list[Delivery[Envelope]]:
-        """Have PostgreSQL count the attempts of what came through a stream."""
-        ready = [delivery for delivery in batch if delivery.message.begun]
-        streamed = [d for d in batch if d.message.handover and not d.message.begun]
+        """Have PostgreSQL count the attempts of what came through a stream.
+
+        Those over which a worker died are counted one at a time, each when its turn has come.
+        """
+        ready = [d for d in batch if d.message.begun or (d.message.handover and d.message.lapsed)]
+        streamed = [
+            d for d in batch if d.message.handover and not (d.message.begun or d.message.lapsed)
+        ]
         if streamed:
             ready += await self._begin_streamed(streamed, settler)
         for delivery in batch:
@@ -172,13 +205,18 @@ class ChannelConsumers:
         self, batch: list[Delivery[Envelope]], settler: Settler
     ) -> list[Delivery[Envelope]]:
         tokens = [Token(d.message.message_id, d.message.handover) for d in batch]
-        self._parts.lease.in_hand.update(token.message_id for token in tokens)
+        in_hand = self._parts.lease.in_hand
+        # Another entry of the same message may be at work here.
+        new_in_hand = {token.message_id for token in tokens} - in_hand
+        in_hand |= new_in_hand
         uncertain = False
         for wait in exponential_backoff(0.1, 5.0, self._parts.randomness):
             try:
                 async with self._parts.database.connection() as connection:
                     owner = self._parts.lease.worker_id
-                    begun = await outbox_rows.begin(connection, owner, tokens, again=uncertain)
+                    # One that comes again had a consumer here, which crashed, or elsewhere.
+                    again = [uncertain or d.attempt > 1 for d in batch]
+                    begun = await outbox_rows.begin(connection, owner, tokens, again)
                     alive = len(begun) == len(tokens) or (
                         await outbox_rows.is_worker_alive(connection, owner)
                     )
@@ -194,6 +232,7 @@ class ChannelConsumers:
         for delivery in batch:
             found = begun.get(delivery.message.message_id)
             if found is None:
+                in_hand -= {delivery.message.message_id} & new_in_hand
                 settler.settle(delivery, Dropped())
                 continue
             envelope = msgspec.structs.replace(

@@ -1,6 +1,7 @@
 """Where a consumer's messages are worked on, several at once."""
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,20 +17,38 @@ class Places:
     """How many messages of a channel may be worked on at once by all its consumers together."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.taken = 0
+        self._limit = limit
+        self._taken = 0
         self.alone = anyio.Lock()
         """Held by the one message at work over which a worker died before."""
-        self._freed = anyio.Event()
+        self._freed: anyio.Event | None = None
 
-    def free(self) -> None:
-        """Give one place back."""
-        self.taken -= 1
-        self._freed.set()
+    def set_limit(self, limit: int) -> None:
+        """Change it; what is above a smaller one is finished."""
+        self._limit = limit
+        self._look_again()
 
-    async def wait_for_one(self) -> None:
-        self._freed = anyio.Event()
+    def take(self, most: int) -> int:
+        """Take as many places as there are, up to `most`; how many that is."""
+        count = max(0, min(most, self._limit - self._taken))
+        self._taken += count
+        return count
+
+    def give_back(self, count: int) -> None:
+        """Give places back."""
+        self._taken -= count
+        self._look_again()
+
+    async def change(self) -> None:
+        """Return when there may be more places than there were."""
+        # Made only for those who wait: an event for every message would cost more than its work.
+        self._freed = self._freed or anyio.Event()
         await self._freed.wait()
+
+    def _look_again(self) -> None:
+        if self._freed is not None:
+            self._freed.set()
+            self._freed = None
 
 
 class Desk:
@@ -45,8 +64,11 @@ class Desk:
         slots: int,
         places: Places,
         lease: WorkerLease,
+        begin: Callable[[Delivery[Envelope]], Awaitable[Delivery[Envelope] | None]],
     ) -> None:
+        """`begin` records the attempt at a message that is not begun yet; None if it may not."""
         self._runner = runner
+        self._begin = begin
         self._settler = settler
         self._slots = slots
         self._places = places
@@ -62,18 +84,24 @@ class Desk:
         """Let attempts be made in `tasks`, which ends when the desk is closed and empty."""
         self._tasks = tasks
 
-    async def room(self) -> int:
-        """Wait until there is a place for one more message; how many there are."""
-        while True:
-            room = min(self._slots - self._mine, self._places.limit - self._places.taken)
-            if room > 0:
-                return room
-            await self._places.wait_for_one()
+    async def take_room(self) -> int:
+        """Wait until there is room for a message, and take all there is; how many fit.
+
+        What is not used for `put` is to be returned.
+        """
+        while not (room := self._places.take(self._slots - self._mine)):
+            await self._places.change()
+        self._mine += room
+        return room
+
+    def return_room(self, count: int) -> None:
+        """Give back room that was taken."""
+        if count:
+            self._mine -= count
+            self._places.give_back(count)
 
     def put(self, delivery: Delivery[Envelope]) -> None:
-        """Have an attempt made soon."""
-        self._mine += 1
-        self._places.taken += 1
+        """Have an attempt made soon, in room that was taken."""
         self._todo.append(delivery)
         self._call_somebody()
 
@@ -100,16 +128,18 @@ class Desk:
                 await called.wait()
                 continue
             delivery = self._todo.popleft()
-            await self._make_attempt(delivery)
-            self._mine -= 1
-            self._places.free()
+            if delivery.message.lapsed:
+                await self._make_attempt_alone(delivery)
+            else:
+                self._settler.settle(delivery, await self._runner.attempt(delivery.message))
+                self._lease.jobs_done += 1
+            self.return_room(1)
 
-    async def _make_attempt(self, delivery: Delivery[Envelope]) -> None:
-        envelope = delivery.message
-        if envelope.lapsed:
-            async with self._places.alone:
-                verdict = await self._runner.attempt(envelope)
-        else:
-            verdict = await self._runner.attempt(envelope)
-        self._lease.jobs_done += 1
-        self._settler.settle(delivery, verdict)
+    async def _make_attempt_alone(self, delivery: Delivery[Envelope]) -> None:
+        """Begin no other such message before this one is settled: it may kill this worker, too."""
+        async with self._places.alone:
+            begun = await self._begin(delivery)
+            if begun is not None:
+                verdict = await self._runner.attempt(begun.message)
+                self._lease.jobs_done += 1
+                await self._settler.settle_now(begun, verdict)

@@ -15,11 +15,14 @@ class Gate:
         controls: ChannelControls,
         breaker: DeadLetterBreaker,
         leave: anyio.Event,
+        stopping: anyio.Event,
     ) -> None:
+        """`stopping` ends the waiting: what a closed gate keeps back stays in PostgreSQL."""
         self._channel = channel
         self._controls = controls
         self._breaker = breaker
         self._leave = leave
+        self._stopping = stopping
         self._scope: anyio.CancelScope | None = None
 
     async def watch(self) -> None:
@@ -42,20 +45,18 @@ class Gate:
 
     async def opened(self) -> bool:
         """Wait until more may be taken; False when the consumer is to leave."""
-        if self._leave.is_set():
-            return False
-        if not self._controls.of(self._channel).paused and self._breaker.allows():
-            return True
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._cancel_on_leave, tasks.cancel_scope)
-            await self._controls.until_open(self._channel)
-            await self._breaker.until_allowed()
-            tasks.cancel_scope.cancel()
-        return not self._leave.is_set()
-
-    async def _cancel_on_leave(self, scope: anyio.CancelScope) -> None:
-        await self._leave.wait()
-        scope.cancel()
+        while not self._leave.is_set():
+            if not self._controls.of(self._channel).paused and self._breaker.allows():
+                return True
+            if self._stopping.is_set():
+                return False
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_cancel_on, self._leave, tasks.cancel_scope)
+                tasks.start_soon(_cancel_on, self._stopping, tasks.cancel_scope)
+                await self._controls.until_open(self._channel)
+                await self._breaker.until_allowed()
+                tasks.cancel_scope.cancel()
+        return False
 
     def interruptible(self) -> anyio.CancelScope:
         self._scope = anyio.CancelScope()
@@ -67,3 +68,8 @@ class Gate:
         """Whether the latest interruptible block was cut short."""
         scope, self._scope = self._scope, None
         return scope is not None and scope.cancelled_caught
+
+
+async def _cancel_on(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

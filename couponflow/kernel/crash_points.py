@@ -16,7 +16,7 @@ CRASH_POINTS: dict[str, str] = {
     "outbox.streamed": "rows are in the stream, and PostgreSQL does not know yet",
     "outbox.recorded": "rows are in the stream, and PostgreSQL knows",
     "outbox.reset": "a message that its stream lost is free to be handed over again",
-    "outbox.lapsed": "the messages of a dead worker are free again",
+    "outbox.lapsed": "a dead worker's messages are freed in a transaction not committed yet",
     "handler.begun": "the attempt is recorded, and no work was done",
     "handler.effect": "the effect is written in a transaction that is not committed yet",
     "handler.committed": "effect and record are committed, and the channel does not know",

@@ -23,8 +23,12 @@ _KEEPALIVE: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-# SQLSTATE classes that end a connection: operator intervention, connection exception.
-_ENDS_CONNECTION = ("57P", "08")
+IDLE_IN_TRANSACTION_SECONDS = 120
+"""After so long PostgreSQL rolls back the transaction of a process that fell asleep in it, lest its
+locks stay. Longer than handlers take."""
+# What SQLSTATEs of errors that end a connection begin with: operator intervention, connection
+# exception, idle in a transaction.
+_ENDS_CONNECTION = ("57P", "08", "25P03")
 
 
 class DatabaseAway(Exception):
@@ -64,6 +68,7 @@ def conninfo_of(
         ) from None
     options = (
         f"-c TimeZone=UTC -c statement_timeout={math.ceil(statement_timeout_seconds * 1000)}"
+        f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
         f" {given.pop('options', '')}"
     )
     defaults: dict[str, str | int] = {
@@ -99,7 +104,11 @@ def broken_means_away(connection: Connection, url: str) -> Iterator[None]:
     """Turn the end of `connection` into `DatabaseAway`; let the errors of queries through."""
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    except (
+        psycopg.OperationalError,
+        psycopg.InterfaceError,
+        psycopg.errors.IdleInTransactionSessionTimeout,
+    ) as error:
         if connection.closed or (error.sqlstate or "").startswith(_ENDS_CONNECTION):
             raise away(url, f"the connection broke: {error}") from error
         raise

@@ -1,5 +1,6 @@
 """Runs the handlers of a channel: takes its messages, makes attempts, judges how they ended."""
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import assert_never
@@ -14,7 +15,7 @@ from couponflow.kernel.clock import Clock
 from couponflow.kernel.commit_outcome import CommitUnknown
 from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import Database, DatabaseAway
-from couponflow.kernel.dead_letters import AttemptError
+from couponflow.kernel.dead_letters import AttemptError, storable_text
 from couponflow.kernel.envelope import Envelope
 from couponflow.kernel.handlers import (
     DeliveryError,
@@ -29,15 +30,20 @@ from couponflow.kernel.handlers import (
     Snooze,
 )
 from couponflow.kernel.message_metrics import ChannelCounts
+from couponflow.kernel.outbox import END_OF_TIME
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
 from couponflow.messages import Message
 
 FORGIVEN_HANDOVERS_MAX = 100
 """An outage of PostgreSQL is not held against a message, unless it goes on for so many."""
 ERROR_CHARACTERS_MAX = 2_000
+WAIT_MAX_SECONDS = 366 * 86_400.0
+"""The longest that another side, or a handler, may ask a message to wait."""
 KEPT_SECONDS = 30.0
 """When a message that was kept from dying is tried again."""
 
+_FINISHED = Finished("done")
+_COMMITTED = Finished("done", recorded=True)
 _log = structlog.get_logger("couponflow.messages")
 
 
@@ -82,6 +88,9 @@ class HandlerRunner:
 
     async def attempt(self, envelope: Envelope) -> Verdict:
         """Make one attempt and say what is to become of the message."""
+        structlog.contextvars.bind_contextvars(
+            correlation_id=envelope.correlation_id, message_id=envelope.message_id
+        )
         runnable = self._handlers.get(type(envelope.message))
         if runnable is None:
             return Dead(reason=f"no handler for {type(envelope.message).__name__} in this version")
@@ -92,14 +101,14 @@ class HandlerRunner:
                 f"attempt {envelope.attempt - 1} of {retry.max_attempts} ended with its worker",
                 attempts=envelope.attempt - 1,
             )
-        structlog.contextvars.bind_contextvars(
-            correlation_id=envelope.correlation_id, message_id=envelope.message_id
-        )
         crash_point("handler.begun")
         started = self._clock.monotonic()
-        async with runnable.slots:
+        await _take(runnable.slots)
+        try:
             with self._breaker.attempt():
                 verdict = await self._run(runnable, envelope)
+        finally:
+            runnable.slots.release()
         self._counts.seconds.observe(self._clock.monotonic() - started)
         crash_point("handler.returned")
         return verdict
@@ -118,26 +127,29 @@ class HandlerRunner:
             if failure is not None:
                 _log.error("handler failed after its commit", exc_info=failure)
             self._breaker.record(dead=False)
-            return Finished("done", recorded=True)
+            return _COMMITTED
         if attempt.over or isinstance(failure, AttemptOver):
             return Dropped()
         if failure is not None:
             return self._judge_failure(envelope, runnable, failure)
-        if outcome is None or scope.cancelled_caught:
+        if scope.cancelled_caught:
             return self._failed(envelope, runnable, f"timed out after {timeout_seconds:g} s", None)
+        if not isinstance(outcome, Outcome):
+            text = f"the handler returned {type(outcome).__name__}, which is no outcome"
+            return self._failed(envelope, runnable, text, None)
         return self._judge_outcome(envelope, runnable, outcome)
 
     def _judge_outcome(self, envelope: Envelope, runnable: _Runnable, outcome: Outcome) -> Verdict:
         match outcome:
             case Done():
                 self._breaker.record(dead=False)
-                return Finished("done")
+                return _FINISHED
             case Discard():
                 self._breaker.record(dead=False)
                 _log.info("message discarded", handler=runnable.name, reason=outcome.reason)
                 return Finished("discarded")
             case Snooze():
-                return Later(available_at=outcome.until, forgiven=True)
+                return Later(available_at=_bounded(outcome.until, END_OF_TIME - 1), forgiven=True)
             case Retry():
                 return self._failed(envelope, runnable, outcome.reason, outcome.after_seconds)
             case _:
@@ -175,6 +187,7 @@ class HandlerRunner:
         wait = self._backoff(retry, envelope.attempt)
         if after_seconds is not None:
             # What the other side asked for, and the jitter on top, lest all come at that instant.
+            after_seconds = _bounded(after_seconds, WAIT_MAX_SECONDS)
             wait = after_seconds + wait if after_seconds > 0 else 0.0
         _log.info(
             "message will be tried again",
@@ -204,6 +217,18 @@ class HandlerRunner:
         return self._randomness.uniform(0.0, whole)
 
     def _error(self, envelope: Envelope, text: str) -> AttemptError:
-        # PostgreSQL holds no NUL.
-        text = text.replace("\0", "\ufffd")[:ERROR_CHARACTERS_MAX]
+        text = storable_text(text)[:ERROR_CHARACTERS_MAX]
         return AttemptError(envelope.attempt, self._clock.now(), self._worker_name, text)
+
+
+def _bounded(seconds: float, most: float) -> float:
+    """Whatever was asked for, as something that PostgreSQL can wait for."""
+    return 0.0 if math.isnan(seconds) else min(max(0.0, seconds), most)
+
+
+async def _take(slots: anyio.Semaphore) -> None:
+    """Take a slot; without a look at the event loop where one is free."""
+    try:
+        slots.acquire_nowait()
+    except anyio.WouldBlock:
+        await slots.acquire()

@@ -57,10 +57,8 @@ async def _sample(parts: OpsParts) -> None:
     """Look at the database and the queues every few seconds, for whoever asks in between."""
     randomness = random.Random()  # noqa: S311 - keeps daemons from asking in step
     while True:
-        begun_at = anyio.current_time()
-        await _sample_database(parts)
         # With millions of rows the count takes a while: at most a twentieth of the time.
-        busy_seconds = (anyio.current_time() - begun_at) * 20
+        busy_seconds = await _sample_database(parts) * 20
         for name, state in (await parts.queues.sample()).items():
             depth = state.statistics.depth
             parts.health.report(
@@ -70,12 +68,19 @@ async def _sample(parts: OpsParts) -> None:
         await anyio.sleep(pause_seconds * (0.75 + randomness.random() / 2))
 
 
-async def _sample_database(parts: OpsParts) -> None:
+async def _sample_database(parts: OpsParts) -> float:
+    """Count what is in the database; for how many seconds that has kept it busy."""
+    begun_at = anyio.current_time()
     try:
         async with parts.database.connection() as connection:
             parts.queues.dead_letters = await count_by_channel(connection)
             parts.queues.outbox = await count_outbox_by_channel(connection)
-    except (DatabaseAway, psycopg.Error) as error:
+    except DatabaseAway as error:
+        parts.health.report(DATABASE_CHECK, False, str(error))
+        # Waiting for it is no work of its: it is seen soon when it is back.
+        return 0.0
+    except psycopg.Error as error:
         parts.health.report(DATABASE_CHECK, False, str(error))
     else:
         parts.health.report(DATABASE_CHECK, True)
+    return anyio.current_time() - begun_at

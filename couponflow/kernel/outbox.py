@@ -13,12 +13,13 @@ again, so two messages about one thing may overtake each other: a handler that m
 that only move forward, or compares times.
 """
 
-import time
+import uuid
 from collections.abc import Sequence
 
 import msgspec
 import structlog
 
+from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import load_queries
 from couponflow.kernel.database_connection import Connection
@@ -26,8 +27,11 @@ from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.messages import Message
 
 NOTIFY_CHANNEL = "couponflow_outbox"
+END_OF_TIME = 253_370_764_800.0
+"""No message can wait for this, the year 9999, or for longer."""
 
 _queries = load_queries("outbox")
+_clock = SystemClock()
 _ids = Uuid7Generator()
 
 
@@ -57,7 +61,8 @@ async def publish(
     """Write a message in the caller's transaction; see `Outgoing` for what may be said of it.
 
     Returns its id, or None when a message with the same `dedup_key` is not done yet. Raises
-    `psycopg.errors.UniqueViolation` for a `message_id` that is in the outbox.
+    `psycopg.errors.UniqueViolation` for a `message_id` that is in the outbox, and `ValueError` for
+    one that is no UUID and for an `available_at` that never comes.
     """
     outgoing = Outgoing(
         message=message,
@@ -74,9 +79,13 @@ async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> 
     """Write several messages in one statement; the ids in their order, None for one left out."""
     if not outgoing:
         return []
-    now = time.time()
+    for each in outgoing:
+        _require_some_day(each.available_at)
+    now = _clock.now()
     around = structlog.contextvars.get_contextvars().get("correlation_id")
-    ids = [each.message_id or _ids.make(now) for each in outgoing]
+    ids = [
+        str(uuid.UUID(each.message_id)) if each.message_id else _ids.make(now) for each in outgoing
+    ]
     cursor = await connection.execute(
         _queries["publish"],
         {
@@ -94,3 +103,11 @@ async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> 
     written = {str(row[0]) for row in await cursor.fetchall()}
     crash_point("outbox.published")
     return [id_ if id_ in written else None for id_ in ids]
+
+
+def _require_some_day(available_at: float | None) -> None:
+    if available_at is not None and not 0 <= available_at < END_OF_TIME:
+        raise ValueError(
+            f"available_at is {available_at}; it must be in seconds since the epoch, "
+            "and before the year 9999"
+        )

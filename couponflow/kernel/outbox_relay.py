@@ -34,6 +34,8 @@ from couponflow.messages import CHANNELS, Message
 NAME = "relay"
 CHECK = "outbox:relay"
 GIVE_BACK_SECONDS = 2.0
+DUE_SECONDS = 0.02
+"""When to look again for what was due, and yet not to be had."""
 PRUNE_SECONDS = 600.0
 PRUNE_ROWS = 5_000
 LISTEN_SECONDS = 30.0
@@ -133,6 +135,8 @@ class _Feeder:
     async def run(self) -> None:
         parts = self._parts
         waits = exponential_backoff(0.1, 5.0, parts.randomness)
+        # A relay before this one may have crashed.
+        self._uncertain_until = parts.clock.monotonic() + UNCERTAIN_SECONDS
         while True:
             await parts.controls.until_open(self._channel)
             self._woken = anyio.Event()
@@ -165,16 +169,19 @@ class _Feeder:
             )
             if not rows:
                 next_seconds = await outbox_rows.seconds_to_next(connection, self._channel)
+                if next_seconds == 0:
+                    # It became due just now, or another relay has it for an instant.
+                    return min(settings.poll_seconds, DUE_SECONDS)
                 return min(settings.poll_seconds, max(0.001, next_seconds or settings.poll_seconds))
         await self._put(rows)
         return 0.0
 
     async def _put(self, rows: Sequence[OutboxRow]) -> None:
         """Put claimed messages on the channel; if that fails they are free again."""
-        in_hand = self._parts.lease.in_hand
+        # What goes to a stream is in the hands of whoever begins it, who may have done so by now.
+        in_hand = self._parts.lease.in_hand if self._sink.begins else set[str]()
         try:
-            if self._sink.begins:
-                in_hand.update(row.message_id for row in rows)
+            in_hand.update(row.message_id for row in rows)
             envelopes, broken = self._open(rows)
             if broken:
                 await self._bury(broken)

@@ -12,7 +12,7 @@ import msgspec
 from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import load_queries
 from couponflow.kernel.database_connection import Connection
-from couponflow.kernel.dead_letters import AttemptError, DeadLetter, bury
+from couponflow.kernel.dead_letters import AttemptError, DeadLetter, bury, errors_json
 
 _queries = load_queries("outbox")
 
@@ -98,7 +98,8 @@ async def _claim(
     cursor = await connection.execute(_queries[query], parameters)
     # An UPDATE returns rows in no order.
     rows = sorted(await cursor.fetchall(), key=lambda row: (row[7], row[0]))
-    crash_point("outbox.claimed")
+    if rows:
+        crash_point("outbox.claimed")
     return [OutboxRow(*row[:7]) for row in rows]
 
 
@@ -119,16 +120,17 @@ async def record_streamed(
 
 
 async def begin(
-    connection: Connection, owner: str, tokens: Sequence[Token], *, again: bool = False
+    connection: Connection, owner: str, tokens: Sequence[Token], again: Sequence[bool]
 ) -> dict[str, Begun]:
     """Record attempts by message id; what is missing from the answer is not `owner`'s to begin.
 
-    `again` says that the answer to the same call was lost: what it began is begun, and counts once.
+    `again` says of each that `owner` may have begun it before, and nobody works on it: the answer
+    to the same call was lost, or its consumer crashed. It is begun then, and counts once.
     """
     if not owner:
         return {}
     cursor = await connection.execute(
-        _queries["begin"], {"owner": owner, "again": again, **_arrays(tokens)}
+        _queries["begin"], {"owner": owner, "again": list(again), **_arrays(tokens)}
     )
     return {row[0]: Begun(row[1], row[2], row[3]) for row in await cursor.fetchall()}
 
@@ -191,7 +193,7 @@ async def adopt(
             "message": letter.message.decode(),
             "correlation_id": letter.correlation_id,
             "attempts": letter.attempts,
-            "errors": msgspec.json.encode(letter.errors).decode(),
+            "errors": errors_json(letter.errors),
             "published_at": letter.published_at,
             "available_at": available_at,
             "after_seconds": after_seconds,
@@ -221,13 +223,16 @@ async def release_unknown(
 ) -> int:
     """Give back what `owner` has claimed of a channel without ever hearing of it; how many.
 
-    The answer to a claim may be lost after it was carried out.
+    The answer to a claim may be lost after it was carried out. `in_hand` is looked at when
+    PostgreSQL has answered: what is begun meanwhile was put there before.
     """
-    cursor = await connection.execute(
-        _queries["release_unknown"],
-        {"channel": channel, "owner": owner, "in_hand": list(in_hand)},
-    )
-    return cursor.rowcount
+    cursor = await connection.execute(_queries["owned"], {"channel": channel, "owner": owner})
+    unknown = [
+        PutBack(token=Token(message_id, handovers), forgiven=begun, survived=False)
+        for message_id, handovers, begun in await cursor.fetchall()
+        if message_id not in in_hand
+    ]
+    return len(await put_back(connection, unknown)) if unknown else 0
 
 
 async def release_all(connection: Connection, owner: str) -> None:
@@ -238,7 +243,8 @@ async def release_all(connection: Connection, owner: str) -> None:
 async def free_lapsed(connection: Connection) -> int:
     """Free the messages of dead workers, in the caller's transaction; how many there were."""
     cursor = await connection.execute(_queries["free_lapsed"])
-    crash_point("outbox.lapsed")
+    if cursor.rowcount:
+        crash_point("outbox.lapsed")
     return cursor.rowcount
 
 
@@ -255,7 +261,8 @@ async def streamed_page(
 async def reset_lost(connection: Connection, tokens: Sequence[Token]) -> int:
     """Make messages due again whose entries are gone; how many there were."""
     cursor = await connection.execute(_queries["reset_lost"], _arrays(tokens))
-    crash_point("outbox.reset")
+    if cursor.rowcount:
+        crash_point("outbox.reset")
     return cursor.rowcount
 
 
@@ -286,4 +293,4 @@ def _arrays(tokens: Sequence[Token]) -> dict[str, list[str] | list[int]]:
 
 
 def _error_json(error: AttemptError | None) -> str | None:
-    return None if error is None else msgspec.json.encode([error]).decode()
+    return None if error is None else errors_json([error])

@@ -14,7 +14,6 @@ from couponflow.kernel.channel import Stream
 from couponflow.kernel.channel_redis import open_redis_channel
 from couponflow.kernel.channel_redis_codec import EnvelopeCodec, Malformed, MessageCodec
 from couponflow.kernel.clock import Clock
-from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import Database
 from couponflow.kernel.dead_letters import DeadLetter, bury
 from couponflow.kernel.envelope import Envelope
@@ -109,7 +108,6 @@ class RedisWiring:
         )
         async with self._database.transaction() as connection:
             await bury(connection, [letter])
-        crash_point("channel.malformed")
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ the next to see it drops it.
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Literal
 
 import anyio
@@ -90,6 +90,7 @@ class Settler:
         self._counts = counts
         self._lease = lease
         self._judged: deque[Judged] = deque()
+        self._awaited: dict[str, anyio.Event] = {}
         self._wake = anyio.Event()
         self._closed = False
 
@@ -97,6 +98,12 @@ class Settler:
         """Have a message settled soon."""
         self._judged.append((delivery, verdict))
         self._wake.set()
+
+    async def settle_now(self, delivery: Delivery[Envelope], verdict: Verdict) -> None:
+        """Have a message settled, and return when it is."""
+        settled = self._awaited[delivery.tag] = anyio.Event()
+        self.settle(delivery, verdict)
+        await settled.wait()
 
     def close(self) -> None:
         """Let `run` return once everything is settled."""
@@ -115,30 +122,44 @@ class Settler:
             await self._write_until_written(batch)
             crash_point("handler.settled")
             await self._subscription.acknowledge([delivery for delivery, _ in batch])
-            self._lease.in_hand.difference_update(d.message.message_id for d, _ in batch)
+            self._lease.in_hand.difference_update(
+                delivery.message.message_id for delivery, _ in batch if delivery.message.begun
+            )
+            self._tell(batch)
             if any(delivery.message.lapsed for delivery, _ in batch):
                 # Only one of them is at work at a time: the next may come.
                 self._lease.on_freed()
 
+    def _tell(self, batch: Sequence[Judged]) -> None:
+        if self._awaited:
+            for delivery, _ in batch:
+                if settled := self._awaited.pop(delivery.tag, None):
+                    settled.set()
+
     async def _write_until_written(self, batch: Sequence[Judged]) -> None:
         if all(_needs_no_writing(judged) for judged in batch):
-            self._count(batch)
+            self._count(batch, frozenset())
             return
+        uncertain = False
         for wait in exponential_backoff(0.1, 5.0, self._randomness):
             try:
-                await self._write(batch)
+                refused = await self._write(batch)
             except _TROUBLE as error:
+                uncertain = True
                 _log.warning("messages not settled yet", messages=len(batch), error=str(error))
                 await anyio.sleep(wait)
             else:
-                self._count(batch)
+                # The call before may have been carried out, and only its answer was lost.
+                self._count(batch, frozenset() if uncertain else refused)
                 return
 
-    async def _write(self, batch: Sequence[Judged]) -> None:
+    async def _write(self, batch: Sequence[Judged]) -> Set[str]:
         """Write a whole batch; a second call after one that failed half-way changes nothing more.
 
         Every part checks the token, so what the first call did is no longer the second's to do.
+        Returns the ids of the messages that were another worker's.
         """
+        refused: set[str] = set()
         async with self._database.connection() as connection:
             for outcome in ("done", "discarded"):
                 tokens = [
@@ -147,31 +168,36 @@ class Settler:
                     if delivery.message.handover and _is_finished(verdict, outcome)
                 ]
                 if tokens:
-                    await outbox_rows.finish(connection, tokens, outcome)
+                    finished = await outbox_rows.finish(connection, tokens, outcome)
+                    refused.update(each.message_id for each in tokens)
+                    refused -= finished
             back = [
                 _put_back(delivery, verdict)
                 for delivery, verdict in batch
                 if isinstance(verdict, Later) and delivery.message.handover
             ]
             if back:
-                await outbox_rows.put_back(connection, back)
+                returned = await outbox_rows.put_back(connection, back)
+                refused.update(each.token.message_id for each in back)
+                refused -= returned
             for delivery, verdict in batch:
                 if isinstance(verdict, Dead):
-                    await self._bury(connection, delivery.message, verdict)
+                    if not await self._bury(connection, delivery.message, verdict):
+                        refused.add(delivery.message.message_id)
                 elif isinstance(verdict, Later) and not delivery.message.handover:
                     await self._adopt(connection, delivery.message, verdict)
+        return refused
 
-    async def _bury(self, connection: Connection, envelope: Envelope, verdict: Dead) -> None:
+    async def _bury(self, connection: Connection, envelope: Envelope, verdict: Dead) -> bool:
         letter = self._letter(envelope, verdict.reason, verdict.error)
         if verdict.attempts:
             letter = msgspec.structs.replace(letter, attempts=verdict.attempts)
         async with connection.transaction():
             if envelope.handover:
-                await outbox_rows.bury_row(
-                    connection, Token(envelope.message_id, envelope.handover), letter
-                )
-            else:
-                await bury(connection, [letter])
+                token = Token(envelope.message_id, envelope.handover)
+                return await outbox_rows.bury_row(connection, token, letter)
+            await bury(connection, [letter])
+            return True
 
     async def _adopt(self, connection: Connection, envelope: Envelope, verdict: Later) -> None:
         letter = self._letter(envelope, "", verdict.error)
@@ -198,10 +224,14 @@ class Settler:
             errors=[error] if error else [],
         )
 
-    def _count(self, batch: Sequence[Judged]) -> None:
+    def _count(self, batch: Sequence[Judged], refused: Set[str]) -> None:
         counts = self._counts
-        for _, verdict in batch:
+        for delivery, verdict in batch:
             match verdict:
+                case Dropped():
+                    counts.duplicate += 1
+                case _ if delivery.message.message_id in refused:
+                    counts.fenced += 1
                 case Finished(outcome="done"):
                     counts.done += 1
                 case Finished():
@@ -212,8 +242,6 @@ class Settler:
                     counts.retry += 1
                 case Dead():
                     counts.dead += 1
-                case Dropped():
-                    counts.duplicate += 1
 
 
 def _needs_no_writing(judged: Judged) -> bool:

@@ -74,7 +74,10 @@ class WorkerLease:
         self._lease_seconds = lease_seconds
         self._ids = ids
         self._place = _Place(var_path)
+        self._former_ids: set[str] = set()
+        self._renewed_at = 0.0
         self._renewed_since = 0.0
+        """Since when PostgreSQL has answered in time."""
         self._counted_at = 0.0
         self._counted = 0
 
@@ -114,12 +117,12 @@ class WorkerLease:
 
     async def _register(self) -> None:
         worker_id = self._ids.make(self._clock.now())
-        self._renewed_since = self._counted_at = self._clock.monotonic()
+        self._renewed_at = self._renewed_since = self._counted_at = self._clock.monotonic()
         async with self._database.transaction() as connection:
-            predecessor = self._place.worker_id()
-            if predecessor:
-                # Nobody else holds the folder's lock, so whoever wrote the id there is dead.
-                await connection.execute(_queries["expire"], {"id": predecessor})
+            # Nobody else holds the folder's lock, so whoever wrote the id there is dead.
+            predecessors = sorted(self._former_ids | ({self._place.worker_id()} - {""}))
+            self._former_ids.add(worker_id)  # in case nobody hears that this was committed
+            await connection.execute(_queries["expire"], {"ids": predecessors})
             await connection.execute(
                 _queries["register"],
                 {
@@ -130,9 +133,12 @@ class WorkerLease:
                     "lease_seconds": self._lease_seconds,
                 },
             )
-            freed = await free_lapsed(connection) if predecessor else 0
+            freed = await free_lapsed(connection) if predecessors else 0
+            # This one has taken its place: it is not missing.
+            await connection.execute(_queries["leave"], {"ids": predecessors})
         self._place.write(worker_id)
         self.worker_id = worker_id
+        self._former_ids.clear()
         _log.info("worker registered", worker=worker_id, freed=freed)
         self.on_freed()
 
@@ -149,7 +155,13 @@ class WorkerLease:
             )
             if await cursor.fetchone() is None:
                 _log.error("lease lost: this worker was taken for dead", worker=self.worker_id)
+                self._former_ids.add(self.worker_id)
                 self.worker_id = ""
+        now, before = self._clock.monotonic(), self._renewed_at
+        self._renewed_at = now
+        if now - before > self._lease_seconds / 2:
+            # Whatever held this renewal up may hold up those of the others.
+            self._renewed_since = now
 
     def _jobs_per_minute(self) -> float:
         now = self._clock.monotonic()
@@ -186,7 +198,7 @@ class WorkerLease:
         try:
             async with self._database.transaction() as connection:
                 await release_all(connection, self.worker_id)
-                await connection.execute(_queries["leave"], {"id": self.worker_id})
+                await connection.execute(_queries["leave"], {"ids": [self.worker_id]})
             self._place.write("")
             self.worker_id = ""
         except _TROUBLE as error:

@@ -7,12 +7,12 @@ _queries = load_queries("notify")
 
 INVARIANTS: tuple[Invariant, ...] = (
     query_invariant(
-        "nobody is told twice",
+        "nobody-is-told-twice",
         "Whoever was told something is not about to be told the same again.",
         _queries["twice_told"],
     ),
     query_invariant(
-        "done means told",
+        "done-means-told",
         "A message that is recorded as done has its notification.",
         _queries["untold"],
     ),

@@ -18,7 +18,7 @@ POLICY = HandlerPolicy(concurrency=20, timeout_seconds=30.0, retry=RetryPolicy()
 
 async def deliver_email(message: EmailRequested, context: HandlerContext) -> Outcome:
     """Put an email into the mailbox, once."""
-    _require_text(message.subject, message.text, message.html)
+    _require_text(message.to, message.subject, message.text, message.html)
     async with context.transaction() as connection:
         await insert_notification(
             connection,

@@ -29,13 +29,18 @@ create table outbox (
     -- tried alone from now on.
     lapsed         boolean not null default false,
     constraint begun_by_an_owner check (owner is not null or not begun),
-    constraint in_one_place check (owner is null or stream_entry is null)
+    constraint in_one_place check (owner is null or stream_entry is null),
+    -- Infinity cannot be waited for.
+    constraint available_some_day check (
+        available_at >= '1970-01-01 00:00:00+00' and available_at < '9999-01-01 00:00:00+00'
+    )
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 create index outbox_due on outbox (channel, lapsed, available_at, id)
     where owner is null and stream_entry is null;
 create index outbox_owned on outbox (owner) where owner is not null;
 create index outbox_streamed on outbox (channel, id) where stream_entry is not null;
+create index outbox_lapsed on outbox (channel) where lapsed;
 create unique index outbox_dedup on outbox (channel, dedup_key) where dedup_key is not null;
 
 -- What was done, so that it is not done again when it arrives once more. Pruned by age.

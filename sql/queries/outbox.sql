@@ -69,8 +69,10 @@ from (
      where channel = %(channel)s and not lapsed and owner is null and stream_entry is null
      order by available_at limit 1)
     union all
+    -- What is due of these waits for the one before it, whose end is told.
     (select available_at from outbox
      where channel = %(channel)s and lapsed and owner is null and stream_entry is null
+       and available_at > clock_timestamp()
      order by available_at limit 1)
 ) as earliest;
 
@@ -88,12 +90,13 @@ where o.id = g.id and o.handovers = g.handovers and not o.begun;
 update outbox o
 set owner = %(owner)s, begun = true, stream_entry = null, handovers = g.handovers + 1,
     attempts = o.attempts + (not o.begun)::integer
-from unnest(%(ids)s::uuid[], %(handovers)s::integer[]) as g (id, handovers)
+from unnest(%(ids)s::uuid[], %(handovers)s::integer[], %(again)s::boolean[])
+     as g (id, handovers, again)
 where o.id = g.id
   and (
       (o.handovers = g.handovers and not o.begun)
-      -- The same call again, after its answer was lost.
-      or (%(again)s and o.begun and o.owner = %(owner)s and o.handovers = g.handovers + 1)
+      -- Begun by this worker before: the answer was lost, or the consumer that had it crashed.
+      or (g.again and o.begun and o.owner = %(owner)s and o.handovers = g.handovers + 1)
   )
   and exists (select from workers where id = %(owner)s and expired_at is null)
 returning o.id::text, o.attempts, o.handovers, o.lapsed;
@@ -143,16 +146,21 @@ where o.id = g.id and o.handovers = g.handovers
 returning o.id::text;
 
 -- name: adopt
--- Take in a message that came through a stream without a row here, to try it again later.
+-- Take in a message that came through a stream without a row here, to try it again later; not one
+-- that is done or dead, and came again only because the stream was not told.
 insert into outbox (id, channel, message, correlation_id, attempts, errors, published_at,
                     available_at, lapsed)
-values (%(id)s, %(channel)s, %(message)s::json, %(correlation_id)s, %(attempts)s,
-        %(errors)s::jsonb, to_timestamp(%(published_at)s),
-        coalesce(
-            to_timestamp(%(available_at)s::double precision),
-            clock_timestamp() + %(after_seconds)s * interval '1 second'
-        ),
-        %(lapsed)s)
+select %(id)s::uuid, %(channel)s, %(message)s::json, %(correlation_id)s, %(attempts)s,
+       %(errors)s::jsonb, to_timestamp(%(published_at)s),
+       coalesce(
+           to_timestamp(%(available_at)s::double precision),
+           clock_timestamp() + %(after_seconds)s * interval '1 second'
+       ),
+       %(lapsed)s
+where not exists (select from processed_messages where message_id = %(id)s::uuid)
+  and not exists (
+      select from dead_letters where channel = %(channel)s and message_id = %(id)s::text
+  )
 on conflict (id) do nothing;
 
 -- name: take_out
@@ -161,12 +169,10 @@ delete from outbox
 where id = %(id)s and handovers = %(handovers)s
 returning errors, extract(epoch from published_at)::float8;
 
--- name: release_unknown
--- Give back what a worker owns of a channel and has never heard of, since an answer was lost.
-update outbox
-set owner = null, begun = false, handovers = handovers + 1,
-    attempts = greatest(0, attempts - begun::integer)
-where owner = %(owner)s and channel = %(channel)s and not id = any(%(in_hand)s::uuid[]);
+-- name: owned
+-- What a worker owns of a channel.
+select id::text, handovers, begun from outbox
+where owner = %(owner)s and channel = %(channel)s;
 
 -- name: release_all
 -- Give back whatever a worker that ends in order has not finished; no attempt is lost.
@@ -177,17 +183,25 @@ where owner = %(owner)s;
 
 -- name: free_lapsed
 -- Free the messages of workers whose lease has ended, and of those that are not known any more.
+-- What a worker that merely sleeps has locked is left to its transaction: nobody may wait for that.
 update outbox o
 set owner = null, begun = false, lapsed = o.lapsed or o.begun, handovers = o.handovers + 1,
     errors = case when o.begun then o.errors || jsonb_build_object(
         'attempt', o.attempts,
         'at', extract(epoch from clock_timestamp()),
-        'worker', coalesce(w.name, o.owner::text),
+        'worker', coalesce((select name from workers where id = o.owner), o.owner::text),
         'error', 'the worker died, or lost its lease, during this attempt'
     ) else o.errors end
-from (select distinct owner from outbox where owner is not null) as owners
-left join workers w on w.id = owners.owner
-where o.owner = owners.owner and (w.id is null or w.expired_at is not null)
+where o.id = any(array(
+    select id from outbox
+    where owner = any(array(
+        select owners.owner
+        from (select distinct owner from outbox where owner is not null) as owners
+        left join workers w on w.id = owners.owner
+        where w.id is null or w.expired_at is not null
+    ))
+    for update skip locked
+))
 returning o.channel;
 
 -- name: streamed_page

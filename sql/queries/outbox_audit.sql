@@ -1,6 +1,7 @@
 -- name: in_two_places
--- Messages that are on their way, done or dead, and another of these as well.
-select message_id, string_agg(place, ' and ' order by place) as places
+-- Messages that are on their way, done or dead, and another of these as well. Ill-formed entries of
+-- two streams may have the same id without being the same.
+select message_id, string_agg(distinct place, ' and ' order by place) as places
 from (
     select id::text as message_id, 'outbox' as place from outbox
     union all
@@ -8,7 +9,7 @@ from (
     union all
     select message_id, 'dead_letters' from dead_letters
 ) as everywhere
-group by message_id having count(*) > 1
+group by message_id having count(distinct place) > 1
 limit 20;
 
 -- name: ownerless

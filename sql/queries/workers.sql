@@ -12,22 +12,30 @@ where id = %(id)s and expired_at is null
 returning id::text;
 
 -- name: expire_silent
--- End the leases of workers that have let them run out.
+-- End the leases of workers that have let them run out. Nobody waits for a rival that fell asleep
+-- while it did the same.
 update workers set expired_at = now()
-where expired_at is null and lease_until < now() and id <> %(id)s
+where id = any(array(
+    select id from workers
+    where expired_at is null and lease_until < now() and id <> %(id)s
+    for update skip locked
+))
 returning name;
 
 -- name: expire
--- End the lease of a worker that is known to be dead.
-update workers set expired_at = now() where id = %(id)s and expired_at is null returning name;
+-- End the leases of workers that are known to be dead.
+update workers set expired_at = now() where id = any(%(ids)s::uuid[]) and expired_at is null;
 
 -- name: leave
--- Forget a worker that ends in order.
-delete from workers where id = %(id)s;
+-- Forget workers that end in order, or whose place another has taken.
+delete from workers where id = any(%(ids)s::uuid[]);
 
 -- name: forget_expired
 -- Forget workers that vanished long ago.
-delete from workers where expired_at < now() - interval '1 day';
+delete from workers
+where id = any(array(
+    select id from workers where expired_at < now() - interval '1 day' for update skip locked
+));
 
 -- name: list_missing
 -- Workers that vanished, unseen for long enough to be reported.

@@ -11,6 +11,10 @@ NAMES = [
     "click-minutes-agree",
     "click-totals-agree",
     "clicks-have-their-offer",
+    "messages-are-in-one-place",
+    "messages-at-work-have-a-living-owner",
+    "nobody-is-told-twice",
+    "done-means-told",
 ]
 
 

@@ -17,6 +17,7 @@ def free_ports() -> dict[str, str]:
     return {
         "COUPONFLOW_REDIRECT_BIND": f"{HOST}:{free_port(HOST)}",
         "COUPONFLOW_OPS_BIND": f"{HOST}:{free_port(HOST)}",
+        "COUPONFLOW_API_BIND": f"{HOST}:{free_port(HOST)}",
     }
 
 
@@ -31,9 +32,10 @@ async def test_when_all_is_well_each_check_says_so(tmp_path: Path, database_url:
         "var_dir",
         "[redirect] bind",
         "[ops] bind",
+        "[api] bind",
         "database",
     ]
-    assert checks["database"]["detail"] == "reachable; 0 of 3 migrations pending"
+    assert checks["database"]["detail"] == "reachable; 0 of 9 migrations pending"
     assert not (tmp_path / "var").exists()
 
 

@@ -3,7 +3,17 @@ from pathlib import Path
 from tests.commands.command_line import CommandLine
 from tests.samples import rows_of
 
-NAMES = ["0001_catalogue", "0002_clicks", "0003_dead_letters"]
+NAMES = [
+    "0001_catalogue",
+    "0002_clicks",
+    "0003_dead_letters",
+    "0004_workers",
+    "0005_outbox",
+    "0006_dead_letter_attempts",
+    "0007_audit_logs",
+    "0008_channel_controls",
+    "0009_notifications",
+]
 TABLES = "select count(*) from pg_tables where schemaname = 'public'"
 
 

@@ -17,12 +17,13 @@ def free_ports() -> dict[str, str]:
     return {
         "COUPONFLOW_REDIRECT_BIND": f"{HOST}:{free_port(HOST)}",
         "COUPONFLOW_OPS_BIND": f"{HOST}:{free_port(HOST)}",
+        "COUPONFLOW_API_BIND": f"{HOST}:{free_port(HOST)}",
     }
 
 
 @pytest.mark.parametrize(
     ("roles", "reason"),
-    [("redirect", "Add clicks"), ("email", "there is no role 'email'"), ("", "no role is named")],
+    [("redirect", "Add clicks"), ("emails", "there is no role 'emails'"), ("", "no role is named")],
 )
 async def test_roles_that_cannot_run_are_wrong_usage(
     tmp_path: Path, roles: str, reason: str
@@ -44,7 +45,11 @@ async def test_settings_that_are_wrong_are_all_listed(tmp_path: Path) -> None:
 
 async def test_the_demo_is_not_for_production(tmp_path: Path, database_url: str) -> None:
     ended = await CommandLine(tmp_path, database_url).run(
-        "run", "--demo", COUPONFLOW_ENV="production", COUPONFLOW_REDIRECT_STATS_TOKEN="secret"
+        "run",
+        "--demo",
+        COUPONFLOW_ENV="production",
+        COUPONFLOW_REDIRECT_STATS_TOKEN="secret",
+        COUPONFLOW_API_JWT_SECRET="0123456789abcdef0123456789abcdef",
     )
     assert ended.code == 2
     assert "--demo loads made-up data" in ended.err

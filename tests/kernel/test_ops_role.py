@@ -13,7 +13,10 @@ from couponflow.kernel.ops_role import DATABASE_CHECK, OpsParts, ops_role
 from couponflow.kernel.role import Stage
 from couponflow.kernel.telemetry import new_registry
 from couponflow.messages import Click
+from tests.fault_proxy import fault_proxy, postgres_target
 from tests.samples import PATIENCE_SECONDS, make_click, until
+
+SOON_SECONDS = 8.0
 
 
 class FakeHandle:
@@ -110,3 +113,23 @@ async def test_without_a_database_it_serves_and_says_so(tmp_path: object) -> Non
             tasks.cancel_scope.cancel()
     assert response.status_code == 503
     assert "PostgreSQL is away" in response.json()["checks"][DATABASE_CHECK]["detail"]
+
+
+async def test_a_database_that_was_away_is_seen_soon_when_it_is_back(database_url: str) -> None:
+    settings = DatabaseSettings(connect_timeout_seconds=1)
+    async with fault_proxy(*postgres_target(database_url)) as proxy:
+        proxy.refuse()
+        async with open_database(proxy.postgres_url(database_url), settings) as database:
+            parts = parts_with(database)
+
+            async def run() -> None:
+                await ops_role(parts).run(FakeHandle())
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                await until(lambda: DATABASE_CHECK in parts.health.snapshot().checks)
+                assert not parts.health.snapshot().checks[DATABASE_CHECK].ok
+                proxy.heal()
+                with anyio.fail_after(SOON_SECONDS):
+                    await until(lambda: parts.health.snapshot().checks[DATABASE_CHECK].ok)
+                tasks.cancel_scope.cancel()

@@ -10,7 +10,8 @@ from coredis.client import Client
 
 from couponflow.config import RedisSettings
 from couponflow.kernel.redis_client import Redis, RedisAway, RedisError, Script, Topic, open_redis
-from tests.redis_server import RedisServer, ask, free_port, redis_server
+from tests.fault_proxy import fault_proxy, redis_target
+from tests.redis_server import RedisServer, free_port, redis_server
 from tests.samples import PATIENCE_SECONDS, POLL_SECONDS
 
 APPEND = Script("return redis.call('APPEND', KEYS[1], ARGV[1])")
@@ -99,14 +100,17 @@ async def test_a_server_that_says_nothing_is_away_within_the_timeout() -> None:
         group.cancel_scope.cancel()
 
 
-async def test_a_stalled_connection_is_replaced(stoppable_redis: RedisServer) -> None:
-    async with open_redis(impatient(stoppable_redis.url)) as redis:
+async def test_a_stalled_connection_is_replaced(redis_url: str) -> None:
+    async with (
+        fault_proxy(*redis_target(redis_url)) as proxy,
+        open_redis(impatient(proxy.redis_url(redis_url))) as redis,
+    ):
         assert await redis.reachable()
-        paused = await ask(stoppable_redis.port, "CLIENT", "PAUSE", "600", "ALL")
-        assert paused == "+OK"
+        proxy.freeze_after(b"frozen")
         with pytest.raises(RedisAway, match=r"no answer in 0\.3 s"):
-            await redis.call(lambda client: client.ping())
+            await redis.call(lambda client: client.get("frozen"))
         await until_reachable(redis)
+        assert await redis.call(lambda client: client.get("key")) is None
 
 
 async def test_a_blocking_read_delays_nobody(redis: Redis) -> None:

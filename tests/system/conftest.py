@@ -44,6 +44,14 @@ async def empty_database(postgres_url: str) -> dict[str, str]:
     return {"DATABASE_URL": await _new_database(postgres_url)}
 
 
+@pytest.fixture(params=["memory", "redis"])
+def carrier(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings for channels in memory, and for Redis streams."""
+    if request.param == "memory":
+        return {}
+    return {"REDIS_URL": str(request.getfixturevalue("redis_url"))}
+
+
 @pytest.fixture(scope="session", params=["granian", "hypercorn"])
 def server(request: pytest.FixtureRequest) -> str:
     """Each of the servers that the redirector can have."""

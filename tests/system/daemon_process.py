@@ -57,9 +57,17 @@ class DaemonProcess:
         demo: bool = True,
         traffic: bool = False,
         environment: Mapping[str, str] | None = None,
+        observed_database_url: str = "",
+        program: Sequence[str] = ("-m", "couponflow"),
     ) -> None:
+        """`program` is what Python runs in place of couponflow, with the same arguments."""
         self.var = var
-        self.redirect_port, self.ops_port, sandbox_port = (_next_port() for _ in range(3))
+        self._program = program
+        self._observed_database_url = observed_database_url
+        self.redirects = "redirect" in roles or roles == "all"
+        self.redirect_port, self.ops_port, sandbox_port, self.api_port = (
+            _next_port() for _ in range(4)
+        )
         self._arguments = ["run", f"--roles={roles}"]
         self._arguments += ["--demo"] * demo + ["--traffic"] * traffic
         self.environment = {
@@ -67,6 +75,7 @@ class DaemonProcess:
             "COUPONFLOW_REDIRECT_BIND": f"127.0.0.1:{self.redirect_port}",
             "COUPONFLOW_REDIRECT_RATE_LIMIT_PER_MINUTE": "0",
             "COUPONFLOW_OPS_BIND": f"127.0.0.1:{self.ops_port}",
+            "COUPONFLOW_API_BIND": f"127.0.0.1:{self.api_port}",
             "COUPONFLOW_SANDBOX_BIND": f"127.0.0.1:{sandbox_port}",
             **(environment or {}),
         }
@@ -102,6 +111,11 @@ class DaemonProcess:
         return url_of(running.sockets)
 
     @property
+    def observed_database_url(self) -> str:
+        """Where tests look and write: around a broken network, if the daemon's way leads there."""
+        return self._observed_database_url or self.database_url
+
+    @property
     def stderr(self) -> str:
         """All that it has logged since the first start."""
         return self._stderr_path.read_text(errors="replace")
@@ -122,7 +136,7 @@ class DaemonProcess:
         self.var.parent.mkdir(parents=True, exist_ok=True)
         with self._stderr_path.open("ab") as stderr:
             self._process = await anyio.open_process(
-                [sys.executable, "-m", "couponflow", *self._arguments],
+                [sys.executable, *self._program, *self._arguments],
                 stdin=None,
                 stdout=stderr,
                 stderr=stderr,
@@ -132,15 +146,16 @@ class DaemonProcess:
             )
 
     async def ready(self) -> None:
-        """Return when /ready of the redirect port answers 200."""
+        """Return when /ready of the redirect port, or of the operators', answers 200."""
+        port = self.redirect_port if self.redirects else self.ops_port
 
         async def answers_ready() -> bool:
             assert self.running, "it has exited"
             with contextlib.suppress(OSError):
-                return (await get(self.redirect_port, "/ready")).status == 200
+                return (await get(port, "/ready")).status == 200
             return False
 
-        with self._shown_on_failure(READY_SECONDS):
+        with self.shown_on_failure(READY_SECONDS):
             await until(answers_ready, seconds=READY_SECONDS)
 
     async def kill(self) -> None:
@@ -185,7 +200,7 @@ class DaemonProcess:
         """Wait for the end, without doing anything for it."""
         assert self._process is not None
         begun_at = anyio.current_time()
-        with self._shown_on_failure(EXIT_SECONDS):
+        with self.shown_on_failure(EXIT_SECONDS):
             code = await self._process.wait()
         return Ended(code, anyio.current_time() - begun_at)
 
@@ -196,7 +211,7 @@ class DaemonProcess:
             assert self.running, "it has exited"
             return text in self.stderr
 
-        with self._shown_on_failure(SETTLE_SECONDS):
+        with self.shown_on_failure(SETTLE_SECONDS):
             await until(has_said, seconds=SETTLE_SECONDS)
 
     async def get(
@@ -242,12 +257,13 @@ class DaemonProcess:
         assert result.out, result.err
         report = msgspec.json.decode(result.out, type=AuditReport)
         assert report.findings
-        assert [finding for finding in report.findings if not finding.ok] == []
+        broken = [finding for finding in report.findings if not finding.ok]
+        assert broken == [], broken
         assert (report.ok, result.code) == (True, 0)
 
     async def rows(self, query: str) -> Sequence[tuple[object, ...]]:
         """What a query gives, straight from PostgreSQL."""
-        connecting = psycopg.AsyncConnection.connect(self.database_url, autocommit=True)
+        connecting = psycopg.AsyncConnection.connect(self.observed_database_url, autocommit=True)
         async with await connecting as connection:
             cursor = await connection.execute(query.encode())
             return await cursor.fetchall() if cursor.description else []
@@ -258,7 +274,7 @@ class DaemonProcess:
         async def none_is_missing() -> bool:
             return set(click_ids) <= set(await self.stored_click_ids())
 
-        with self._shown_on_failure(SETTLE_SECONDS):
+        with self.shown_on_failure(SETTLE_SECONDS):
             await until(none_is_missing, seconds=SETTLE_SECONDS)
         rows = await self.stored_click_ids()
         assert len(rows) == len(set(rows))
@@ -279,7 +295,7 @@ class DaemonProcess:
         async def statistics_are_live() -> bool:
             return (await self.stats()).total == await self.count_rows()
 
-        with self._shown_on_failure(SETTLE_SECONDS):
+        with self.shown_on_failure(SETTLE_SECONDS):
             await until(nothing_waits, seconds=SETTLE_SECONDS)
             await until(statistics_are_live, seconds=SETTLE_SECONDS)
         return await self.stats()
@@ -289,7 +305,7 @@ class DaemonProcess:
         return int(str(rows[0][0]))
 
     @contextlib.contextmanager
-    def _shown_on_failure(self, seconds: float) -> Iterator[None]:
+    def shown_on_failure(self, seconds: float) -> Iterator[None]:
         """Allow so many seconds; a failure shows the end of what the daemon has logged."""
         try:
             with anyio.fail_after(seconds + 1):

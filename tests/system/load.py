@@ -52,7 +52,9 @@ class LoadLog:
 
 
 @contextlib.asynccontextmanager
-async def load(port: int, paths: Sequence[str], *, connections: int = 4) -> AsyncIterator[LoadLog]:
+async def load(
+    port: int, paths: Sequence[str], *, connections: int = 4, pause_seconds: float = 0.0
+) -> AsyncIterator[LoadLog]:
     """Send requests for the paths in turn, over so many connections, while the block runs.
 
     A connection that breaks is made again for ever, so the daemon may come and go meanwhile.
@@ -61,7 +63,7 @@ async def load(port: int, paths: Sequence[str], *, connections: int = 4) -> Asyn
     requests = itertools.cycle([_request(path) for path in paths])
     async with anyio.create_task_group() as tasks:
         for _ in range(connections):
-            tasks.start_soon(_keep_asking, port, requests, log)
+            tasks.start_soon(_keep_asking, port, requests, log, pause_seconds)
         try:
             yield log
         finally:
@@ -82,7 +84,9 @@ def _request(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: {USER_AGENT}\r\n\r\n".encode()
 
 
-async def _keep_asking(port: int, requests: "itertools.cycle[bytes]", log: LoadLog) -> None:
+async def _keep_asking(
+    port: int, requests: "itertools.cycle[bytes]", log: LoadLog, pause_seconds: float
+) -> None:
     while True:
         try:
             reader, writer = await asyncio.open_connection(HOST, port, limit=_HEADER_MAX_BYTES)
@@ -92,7 +96,8 @@ async def _keep_asking(port: int, requests: "itertools.cycle[bytes]", log: LoadL
             continue
         try:
             while await _ask(reader, writer, next(requests), log):
-                pass
+                if pause_seconds:
+                    await anyio.sleep(pause_seconds)
         except (OSError, asyncio.IncompleteReadError) as error:
             log.broken[type(error).__name__] += 1
         finally:
