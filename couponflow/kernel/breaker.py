@@ -8,8 +8,6 @@ them is tried.
 
 import math
 from collections import deque
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Literal
 
 import anyio
@@ -109,19 +107,23 @@ class DeadLetterBreaker:
             with anyio.move_on_after(self._remaining_seconds() or math.inf):
                 await self._change.wait()
 
-    @contextmanager
-    def attempt(self) -> Generator[None, None, None]:
+    def attempt(self) -> _UnderWay:
         """Count one message as being worked on, so that a half-open breaker lets no second begin.
 
-        However the attempt ends, also as one that is to be repeated, the next may then begin.
+        A context manager. However the attempt ends, also as one that is to be repeated, the next
+        may then begin.
         """
+        return self._attempt
+
+    def begin_attempt(self) -> None:
+        """The beginning of what `attempt` counts."""
         self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-            if self._rested_at is not None:
-                self._tell()
+
+    def end_attempt(self) -> None:
+        """Its end."""
+        self._under_way -= 1
+        if self._rested_at is not None:
+            self._tell()
 
     def record(self, dead: bool) -> None:
         """Say that a message has ended: dead, or done or discarded.

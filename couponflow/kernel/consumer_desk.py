@@ -19,8 +19,6 @@ class Places:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._taken = 0
-        self.alone = anyio.Lock()
-        """Held by the one message at work over which a worker died before."""
         self._freed: anyio.Event | None = None
 
     def set_limit(self, limit: int) -> None:
@@ -137,7 +135,7 @@ class Desk:
 
     async def _make_attempt_alone(self, delivery: Delivery[Envelope]) -> None:
         """Begin no other such message before this one is settled: it may kill this worker, too."""
-        async with self._places.alone:
+        async with self._lease.alone:
             begun = await self._begin(delivery)
             if begun is not None:
                 verdict = await self._runner.attempt(begun.message)

@@ -24,6 +24,7 @@ from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import load_queries
 from couponflow.kernel.database_connection import Connection
 from couponflow.kernel.identifiers import Uuid7Generator
+from couponflow.kernel.outbox_rows import float_or_none
 from couponflow.messages import Message
 
 NOTIFY_CHANNEL = "couponflow_outbox"
@@ -97,7 +98,7 @@ async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> 
                 for each, id_ in zip(outgoing, ids, strict=True)
             ],
             "dedup_keys": [each.dedup_key for each in outgoing],
-            "available_at": [each.available_at for each in outgoing],
+            "available_at": [float_or_none(each.available_at) for each in outgoing],
         },
     )
     written = {str(row[0]) for row in await cursor.fetchall()}

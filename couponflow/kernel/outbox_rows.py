@@ -86,7 +86,10 @@ async def claim(
 async def claim_lapsed(
     connection: Connection, channel: str, owner: str, *, begun: bool
 ) -> list[OutboxRow]:
-    """Take one message over which a worker died, if `owner` has none of the channel at work."""
+    """Take one message over which a worker died, if `owner` has none at work on any channel.
+
+    Two calls for one owner must not be under way at once: neither would see what the other takes.
+    """
     return await _claim(
         connection, "claim_lapsed", {"channel": channel, "owner": owner, "begun": begun}
     )
@@ -166,8 +169,8 @@ async def put_back(connection: Connection, messages: Sequence[PutBack]) -> set[s
         _queries["put_back"],
         {
             **_arrays([each.token for each in messages]),
-            "available_at": [each.available_at for each in messages],
-            "after_seconds": [each.after_seconds for each in messages],
+            "available_at": [float_or_none(each.available_at) for each in messages],
+            "after_seconds": [float_or_none(each.after_seconds) for each in messages],
             "errors": [_error_json(each.error) for each in messages],
             "forgiven": [int(each.forgiven) for each in messages],
             "survived": [each.survived for each in messages],
@@ -294,3 +297,8 @@ def _arrays(tokens: Sequence[Token]) -> dict[str, list[str] | list[int]]:
 
 def _error_json(error: AttemptError | None) -> str | None:
     return None if error is None else errors_json([error])
+
+
+def float_or_none(seconds: float | None) -> float | None:
+    """Make a float of what may be an int: psycopg sends no list that has both."""
+    return None if seconds is None else float(seconds)

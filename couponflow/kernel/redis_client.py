@@ -249,6 +249,12 @@ class Redis:
         self._changed.set()
         self._changed = anyio.Event()
 
+    def _condemn(self, generation: _Generation, reason: str) -> None:
+        """Let nobody use these clients from now on."""
+        generation.condemned.set()
+        if self._current is generation:
+            self._show(None, reason)
+
     async def _ready(self) -> _Generation:
         with anyio.move_on_after(self._settings.timeout_seconds):
             while self._current is None and not self._trouble:
@@ -275,7 +281,7 @@ class Redis:
         try:
             yield
         except _MEANS_AWAY as error:
-            generation.condemned.set()
+            self._condemn(generation, _text(error))
             raise self._away(_text(error)) from error
         except ResponseError as error:
             if str(error).startswith(_UNABLE):
@@ -337,7 +343,7 @@ class Redis:
                             oldest.receive_nowait()
                         send.send_nowait(message["data"])
         except* (RedisError, OSError, RuntimeError) as errors:
-            generation.condemned.set()
+            self._condemn(generation, _text(errors))
             raise self._away(_text(errors)) from errors
 
     @staticmethod

@@ -67,6 +67,8 @@ class WorkerLease:
         self.on_freed = on_freed
         self.in_hand: set[str] = set()
         """The ids of messages that this daemon has, or may get any moment."""
+        self.alone = anyio.Lock()
+        """Held by the one message at work, of all channels, over which a worker died before."""
         self._database = database
         self._clock = clock
         self._health = health

@@ -40,7 +40,8 @@ returning id::text, message::text, correlation_id, extract(epoch from published_
           extract(epoch from available_at)::float8;
 
 -- name: claim_lapsed
--- Take one message whose worker died over it, unless this worker has one of the channel already.
+-- Take one message whose worker died over it, unless this worker is at one already, of whichever
+-- channel: if it dies, that must be the doing of one.
 update outbox
 set owner = %(owner)s, begun = %(begun)s, handovers = handovers + 1,
     attempts = attempts + %(begun)s::boolean::integer
@@ -51,7 +52,8 @@ where id = any(array(
       and exists (select from workers where id = %(owner)s and expired_at is null)
       and not exists (
           select from outbox mine
-          where mine.owner = %(owner)s and mine.lapsed and mine.channel = %(channel)s
+          where mine.owner = %(owner)s and mine.lapsed
+            and (mine.begun or mine.channel = %(channel)s)
       )
     order by available_at, id
     limit 1
@@ -128,8 +130,8 @@ returning message_id::text;
 -- name: put_back
 -- Give messages back for a later attempt. An attempt that does not count is taken off again.
 update outbox o
-set owner = null, begun = false, lapsed = o.lapsed and not g.survived,
-    handovers = o.handovers + 1,
+set owner = null, begun = false, stream_entry = null,
+    lapsed = o.lapsed and not g.survived, handovers = o.handovers + 1,
     attempts = greatest(0, o.attempts - g.forgiven),
     -- Without a time it keeps its place in the order.
     available_at = coalesce(

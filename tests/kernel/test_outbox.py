@@ -64,11 +64,15 @@ async def test_a_message_is_published_with_its_transaction(database: Database) -
     ]
 
 
+async def publish_and_fail(database: Database) -> None:
+    async with database.transaction() as connection:
+        await publish(connection, email())
+        raise ZeroDivisionError
+
+
 async def test_nothing_is_said_if_the_transaction_rolls_back(database: Database) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with database.transaction() as connection:
-            await publish(connection, email())
-            raise ZeroDivisionError
+        await publish_and_fail(database)
     assert await waiting(database) == []
 
 
@@ -82,6 +86,14 @@ async def test_several_messages_are_published_in_their_order(database: Database)
         (written[0], "emails"),
         (written[1], "sms"),
     ]
+
+
+async def test_whole_and_broken_seconds_go_together(database: Database) -> None:
+    times = (LATER, 4_000_000_001, None)
+    outgoing = [Outgoing(message=email(), available_at=each) for each in times]
+    async with database.transaction() as connection:
+        assert None not in await publish_many(connection, outgoing)
+    assert len(await waiting(database)) == 3
 
 
 async def test_a_key_that_waits_already_is_not_published_again(database: Database) -> None:
@@ -125,7 +137,7 @@ async def test_a_message_for_later_waits(database: Database) -> None:
 
 @pytest.mark.parametrize("never", [math.inf, -math.inf, math.nan, -1.0, END_OF_TIME])
 async def test_a_time_that_never_comes_is_refused(database: Database, never: float) -> None:
-    with pytest.raises(ValueError, match="available_at is .*; it must be in seconds"):
+    with pytest.raises(ValueError, match=r"available_at is .*; it must be in seconds"):
         async with database.transaction() as connection:
             await publish(connection, email(), available_at=never)
     assert await waiting(database) == []
@@ -159,13 +171,17 @@ async def test_an_id_of_ones_own_is_kept_in_canonical_text(database: Database) -
     assert await waiting(database) == [own]
 
 
+async def publish_two(database: Database) -> None:
+    async with database.transaction() as connection:
+        await publish(connection, email(2))
+        await publish(connection, email(3), message_id=message_id(1))
+
+
 async def test_an_id_that_is_in_the_outbox_is_refused(database: Database) -> None:
     async with database.transaction() as connection:
         await publish(connection, email(1), message_id=message_id(1))
     with pytest.raises(psycopg.errors.UniqueViolation):
-        async with database.transaction() as connection:
-            await publish(connection, email(2))
-            await publish(connection, email(3), message_id=message_id(1))
+        await publish_two(database)
     with pytest.raises(ValueError, match="badly formed"):
         async with database.transaction() as connection:
             await publish(connection, email(2), message_id="seven")

@@ -68,15 +68,15 @@ async def until_listening(database: Database) -> None:
 
 
 async def test_what_is_published_is_handed_over_at_once(database: Database, tmp_path: Path) -> None:
-    async with plant(database, tmp_path) as built:
-        async with (
-            relaying(built.relay(poll_seconds=NEVER_SECONDS)),
-            built.channel.subscribe("test") as subscription,
-        ):
-            await until_listening(database)
-            async with database.transaction() as connection:
-                published = await publish(connection, email(7), correlation_id="story")
-            [envelope] = await received(subscription, 1)
+    async with (
+        plant(database, tmp_path) as built,
+        relaying(built.relay(poll_seconds=NEVER_SECONDS)),
+        built.channel.subscribe("test") as subscription,
+    ):
+        await until_listening(database)
+        async with database.transaction() as connection:
+            published = await publish(connection, email(7), correlation_id="story")
+        [envelope] = await received(subscription, 1)
     assert envelope == Envelope(
         message_id=str(published),
         message=email(7),
@@ -90,17 +90,20 @@ async def test_what_is_published_is_handed_over_at_once(database: Database, tmp_
 
 
 async def test_polling_finds_what_nobody_told_of(database: Database, tmp_path: Path) -> None:
-    async with plant(database, tmp_path) as built:
-        async with relaying(built.relay()), built.channel.subscribe("test") as subscription:
-            await until_listening(database)
-            async with database.transaction() as connection:
-                # Written by somebody who does not notify.
-                await connection.execute(
-                    "insert into outbox (id, channel, message, correlation_id) values"
-                    " (%s, 'emails', %s, 's')",
-                    [message_id(1), '{"type":"email.v1","to":"a@b","subject":"s","text":""}'],
-                )
-            [envelope] = await received(subscription, 1)
+    async with (
+        plant(database, tmp_path) as built,
+        relaying(built.relay()),
+        built.channel.subscribe("test") as subscription,
+    ):
+        await until_listening(database)
+        async with database.transaction() as connection:
+            # Written by somebody who does not notify.
+            await connection.execute(
+                "insert into outbox (id, channel, message, correlation_id) values"
+                " (%s, 'emails', %s, 's')",
+                [message_id(1), '{"type":"email.v1","to":"a@b","subject":"s","text":""}'],
+            )
+        [envelope] = await received(subscription, 1)
     assert envelope.message_id == message_id(1)
 
 

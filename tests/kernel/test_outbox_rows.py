@@ -275,6 +275,16 @@ async def test_a_forgiven_attempt_does_not_count_and_keeps_its_place(database: D
     assert await put_one_back(database, put) == (0, 2, False, [], 0)
 
 
+async def test_what_was_given_to_a_stream_unheard_of_is_due_again(database: Database) -> None:
+    await publish_emails(database, 1)
+    [row] = await claim(database, begun=False)
+    # Carried out, and the answer was lost; so the relay gives it back.
+    await stream(database, [token_of(row)])
+    await put_back(database, PutBack(token=token_of(row), survived=False))
+    assert await places(database) == [(message_id(1), None, False, None, 0, 2, False, [])]
+    assert ids_of(await claim(database)) == [message_id(1)]
+
+
 async def test_a_time_wins_over_a_wait(database: Database) -> None:
     await publish_emails(database, 1)
     [row] = await claim(database)
@@ -500,14 +510,13 @@ async def test_what_is_begun_while_a_worker_asks_is_not_given_back(database: Dat
             assert await outbox_rows.release_unknown(connection, CHANNEL, WORKER, in_hand) == 0
 
     with anyio.fail_after(PATIENCE_SECONDS):
-        async with anyio.create_task_group() as group:
-            async with database.transaction() as locked:
-                # Whoever asks now waits.
-                await locked.execute("lock table outbox in access exclusive mode")
-                group.start_soon(ask)
-                await until_waiting(database)
-                in_hand.add(row.message_id)
-                assert await outbox_rows.begin(locked, WORKER, [token_of(row)], [False]) != {}
+        async with anyio.create_task_group() as group, database.transaction() as locked:
+            # Whoever asks now waits.
+            await locked.execute("lock table outbox in access exclusive mode")
+            group.start_soon(ask)
+            await until_waiting(database)
+            in_hand.add(row.message_id)
+            assert await outbox_rows.begin(locked, WORKER, [token_of(row)], [False]) != {}
     assert [(place[1], place[2]) for place in await places(database)] == [(WORKER, True)]
 
 

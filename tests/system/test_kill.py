@@ -9,6 +9,7 @@ import pytest
 
 from tests.system.daemon_process import DaemonProcess
 from tests.system.load import LoadLog, load, sample_paths
+from tests.system.mail import IMPATIENT
 
 ROUNDS = int(os.environ.get("COUPONFLOW_KILL_ROUNDS") or 5)
 REDIRECTS_BEFORE_A_KILL = 50
@@ -51,9 +52,13 @@ async def test_nothing_is_lost_when_daemon_and_embedded_postgres_are_killed(
 
 
 async def test_nothing_is_lost_when_the_daemon_alone_is_killed(
-    var: Path, empty_database: dict[str, str], randomness: random.Random
+    var: Path,
+    empty_database: dict[str, str],
+    carrier: dict[str, str],
+    randomness: random.Random,
 ) -> None:
-    async with DaemonProcess(var, environment=empty_database) as daemon:
+    environment = {**empty_database, **carrier, **IMPATIENT}
+    async with DaemonProcess(var, environment=environment) as daemon:
         log = await killed_under_load(daemon, randomness)
         await every_answered_click_is_one_row(daemon, log)
         await daemon.audit()

@@ -13,23 +13,27 @@ from tests.postgres_server import PostgresServer
 from tests.system.answers import Stats
 from tests.system.daemon_process import DaemonProcess
 from tests.system.load import load, sample_paths
+from tests.system.mail import IMPATIENT
 from tests.system.waiting import until
 
+FOLLOWS = {"queue:clicks", "outbox:relay", "worker:lease"}
+"""What need not fail at once: a queue takes time to fill, and the others look now and then."""
 OUTAGE_SECONDS = float(os.environ.get("COUPONFLOW_OUTAGE_SECONDS") or 3)
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(90 + 2 * OUTAGE_SECONDS)]
 
 
-def on(postgres: PostgresServer) -> dict[str, str]:
+def on(postgres: PostgresServer, carrier: dict[str, str] | None = None) -> dict[str, str]:
     """Settings of a daemon that soon notices when that server is away."""
-    return {"DATABASE_URL": postgres.url, "COUPONFLOW_DATABASE_CONNECT_TIMEOUT_SECONDS": "1"}
+    timeout = {"COUPONFLOW_DATABASE_CONNECT_TIMEOUT_SECONDS": "1"}
+    return {"DATABASE_URL": postgres.url, **timeout, **(carrier or {})}
 
 
 async def readiness_names(daemon: DaemonProcess, failing: set[str]) -> None:
-    """Return once /ready of the operators' port names these checks; a full queue may join them."""
+    """Return once /ready of the operators' port names these checks; what follows may join them."""
 
     async def names_them() -> bool:
-        return (await daemon.readiness()).failing - {"queue:clicks"} == failing
+        return (await daemon.readiness()).failing - FOLLOWS == failing
 
     await until(names_them)
 
@@ -43,9 +47,12 @@ async def all_is_well(daemon: DaemonProcess) -> Stats:
 
 
 async def test_shoppers_do_not_notice_an_outage_and_nothing_is_lost(
-    var: Path, stoppable_postgres: PostgresServer, randomness: random.Random
+    var: Path,
+    stoppable_postgres: PostgresServer,
+    carrier: dict[str, str],
+    randomness: random.Random,
 ) -> None:
-    async with DaemonProcess(var, environment=on(stoppable_postgres)) as daemon:
+    async with DaemonProcess(var, environment=on(stoppable_postgres, carrier)) as daemon:
         await daemon.start()
         async with load(daemon.redirect_port, sample_paths(randomness)) as log:
             await log.more(100)
@@ -94,9 +101,13 @@ async def test_statistics_are_stale_or_unavailable_during_an_outage_and_say_so(
 
 
 async def test_a_daemon_killed_during_an_outage_waits_for_postgres_and_stores_everything(
-    var: Path, stoppable_postgres: PostgresServer, randomness: random.Random
+    var: Path,
+    stoppable_postgres: PostgresServer,
+    carrier: dict[str, str],
+    randomness: random.Random,
 ) -> None:
-    async with DaemonProcess(var, environment=on(stoppable_postgres)) as daemon:
+    environment = {**on(stoppable_postgres, carrier), **IMPATIENT}
+    async with DaemonProcess(var, environment=environment) as daemon:
         await daemon.start()
         async with load(daemon.redirect_port, sample_paths(randomness)) as log:
             await log.more(100)

@@ -33,8 +33,12 @@ class Traffic:
         async def published() -> bool:
             return len(self.sender.message_ids) >= wanted
 
-        await self.log.more(redirects)
-        await until(published, seconds=SETTLE_SECONDS)
+        with self.daemon.shown_on_failure(SETTLE_SECONDS):
+            try:
+                await self.log.more(redirects)
+            except TimeoutError:
+                raise AssertionError(f"no redirects; instead {self.log.failures}") from None
+            await until(published, seconds=SETTLE_SECONDS)
 
 
 @contextlib.asynccontextmanager

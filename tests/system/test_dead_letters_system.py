@@ -1,0 +1,157 @@
+"""Dead letters of a real daemon: found, looked at, sent again and given up, by hand and by HTTP."""
+
+from pathlib import Path
+
+import msgspec
+import psycopg
+import pytest
+
+from couponflow.kernel.outbox import publish
+from couponflow.messages import EmailRequested
+from tests.redis_server import RedisServer, ask
+from tests.system.api import caller
+from tests.system.daemon_process import SETTLE_SECONDS, DaemonProcess
+from tests.system.mail import IMPATIENT, quiescent
+from tests.system.waiting import until
+
+GOOD = '{"type":"email.v1","to":"reader@mail.example","subject":"Hello","text":"mended"}'
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(90)]
+
+
+class LetterShown(msgspec.Struct):
+    id: str
+    channel: str
+    message_id: str
+    reason: str
+    attempts: int
+
+
+class LettersShown(msgspec.Struct):
+    items: list[LetterShown]
+
+
+class Report(msgspec.Struct):
+    replayed: int = 0
+    refused: int = 0
+    discarded: int = 0
+
+
+class Acted(msgspec.Struct):
+    dry_run: bool
+    report: Report | None = None
+
+
+async def letters(daemon: DaemonProcess, count: int) -> list[LetterShown]:
+    """Return what `couponflow dead-letters list` shows once it is so many."""
+
+    async def are_there() -> bool:
+        return await daemon.rows("select count(*) from dead_letters") == [(count,)]
+
+    with daemon.shown_on_failure(SETTLE_SECONDS):
+        await until(are_there, seconds=SETTLE_SECONDS)
+    result = await daemon.command("dead-letters", "list", "--json")
+    assert result.code == 0, result.err
+    listed = msgspec.json.decode(result.out, type=LettersShown)
+    assert len(listed.items) == count
+    return listed.items
+
+
+async def act(daemon: DaemonProcess, *arguments: str) -> Acted:
+    result = await daemon.command("dead-letters", *arguments, "--json")
+    assert result.out, result.err
+    return msgspec.json.decode(result.out, type=Acted)
+
+
+async def send_email(daemon: DaemonProcess, text: str) -> str:
+    """Publish an email; PostgreSQL's JSON keeps a NUL, its text does not."""
+    message = EmailRequested(to="reader@mail.example", subject="Hello", text=text)
+    connecting = psycopg.AsyncConnection.connect(daemon.database_url, autocommit=True)
+    async with await connecting as connection:
+        message_id = await publish(connection, message)
+    assert message_id is not None
+    return message_id
+
+
+async def counted(daemon: DaemonProcess, channel: str, count: int) -> None:
+    async def is_counted() -> bool:
+        metrics = await daemon.metrics()
+        return metrics[f'couponflow_dead_letters{{channel="{channel}"}}'] == count
+
+    await until(is_counted)
+
+
+async def actions(daemon: DaemonProcess) -> list[str]:
+    rows = await daemon.rows(
+        "select action from audit_logs where action like 'dead_letter%' order by at, id"
+    )
+    return [str(action) for (action,) in rows]
+
+
+async def test_an_unreadable_text_is_dead_at_once_and_given_up_by_hand_and_by_http(
+    var: Path, empty_database: dict[str, str], carrier: dict[str, str]
+) -> None:
+    environment = {**empty_database, **carrier, **IMPATIENT}
+    async with DaemonProcess(var, demo=False, environment=environment) as daemon:
+        await daemon.start()
+        message_ids = {await send_email(daemon, f"un\0readable {number}") for number in range(3)}
+        found = await letters(daemon, 3)
+        assert {letter.message_id for letter in found} == message_ids
+        assert {(letter.channel, letter.attempts) for letter in found} == {("emails", 1)}
+        assert all("NUL" in letter.reason for letter in found)
+        await counted(daemon, "emails", 3)
+        shown = await daemon.command("dead-letters", "show", found[0].id)
+        assert found[0].message_id in shown.out
+        assert "NUL" in shown.out
+        # Sent again it dies again, for nothing has changed.
+        replayed = await act(daemon, "replay", found[0].id, "--yes")
+        assert replayed.report == Report(replayed=1)
+        await letters(daemon, 3)
+        tried = await act(daemon, "discard", "--channel=emails", "--dry-run")
+        assert (tried.dry_run, tried.report) == (True, None)
+        assert len(await letters(daemon, 3)) == 3
+        given_up = await act(daemon, "discard", found[1].id, "--yes")
+        assert given_up.report == Report(discarded=1)
+        async with caller(daemon, "admin") as client:
+            listed = (await client.get("/api/v1/dead-letters")).json()["items"]
+            assert len(listed) == 2
+            one = await client.get(f"/api/v1/dead-letters/{found[2].id}")
+            assert one.json()["message_id"] == found[2].message_id
+            assert (await client.delete(f"/api/v1/dead-letters/{found[2].id}")).status_code == 200
+            assert (await client.get(f"/api/v1/dead-letters/{found[2].id}")).status_code == 404
+        assert len(await letters(daemon, 1)) == 1
+        await counted(daemon, "emails", 1)
+        assert await daemon.rows("select count(*) from notifications") == [(0,)]
+        logged = await daemon.rows("select actor, action from audit_logs order by at")
+        assert len(logged) >= 3
+        assert "admin:tests" in {actor for actor, _ in logged}
+        await daemon.audit()
+
+
+async def test_an_ill_formed_entry_is_kept_and_told_once_when_it_is_sent_again_mended(
+    var: Path, empty_database: dict[str, str], stoppable_redis: RedisServer
+) -> None:
+    environment = {**empty_database, **IMPATIENT, "REDIS_URL": stoppable_redis.url}
+    async with DaemonProcess(var, demo=False, environment=environment) as daemon:
+        await daemon.start()
+        await ask(
+            stoppable_redis.port, "XADD", "queue:emails", "*", "message", GOOD, "attempt", "first"
+        )
+        await ask(stoppable_redis.port, "XADD", "queue:emails", "*", "message", "Hello")
+        found = {letter.reason: letter for letter in await letters(daemon, 2)}
+        broken, unreadable = sorted(found, key=lambda reason: "JSON" in reason)
+        assert "`attempt` is not a whole number" in broken
+        assert "is not the JSON of a message" in unreadable
+        async with caller(daemon) as client:
+            for reason, expected in ((broken, {"replayed": 1}), (unreadable, {"refused": 1})):
+                answer = await client.post(
+                    "/api/v1/dead-letters/replay", json={"ids": [found[reason].id]}
+                )
+                assert answer.status_code == 200, answer.text
+                told = answer.json()
+                assert {name: told[name] for name in expected} == expected
+        await quiescent(daemon)
+        assert await daemon.rows("select body from notifications") == [("mended",)]
+        assert [letter.reason for letter in await letters(daemon, 1)] == [unreadable]
+        await counted(daemon, "emails", 1)
+        await daemon.audit()
