@@ -48,8 +48,9 @@ class EmailRequested(Message, tag="email.v1", frozen=True, gc=False):
 
     to: Annotated[str, Meta(min_length=3, max_length=320, pattern="^[^@\\s]+@[^@\\s]+$")]
     subject: Annotated[str, Meta(min_length=1, max_length=998)]
-    text: Annotated[str, Meta(max_length=200_000)]
-    html: Annotated[str, Meta(max_length=500_000)] = ""
+    # Together less than the 1 MiB that a stream takes, however much of it is escaped in JSON.
+    text: Annotated[str, Meta(max_length=60_000)]
+    html: Annotated[str, Meta(max_length=100_000)] = ""
 
 
 class SmsRequested(Message, tag="sms.v1", frozen=True, gc=False):

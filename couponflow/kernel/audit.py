@@ -15,12 +15,19 @@ from couponflow.kernel.database import Database
 Row = dict[str, str]
 
 
+async def _nothing(channel: str) -> list[bytes]:
+    """What streams hold where there is no Redis."""
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class AuditScope:
     """What an audit may look at; it changes nothing."""
 
     database: Database
     var_path: Path
+    streamed: Callable[[str], Awaitable[list[bytes]]] = _nothing
+    """The messages, as JSON, that the stream of a channel holds."""
 
 
 @dataclass(frozen=True, slots=True)

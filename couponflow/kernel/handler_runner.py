@@ -88,9 +88,12 @@ class HandlerRunner:
 
     async def attempt(self, envelope: Envelope) -> Verdict:
         """Make one attempt and say what is to become of the message."""
-        structlog.contextvars.bind_contextvars(
+        with structlog.contextvars.bound_contextvars(
             correlation_id=envelope.correlation_id, message_id=envelope.message_id
-        )
+        ):
+            return await self._attempt(envelope)
+
+    async def _attempt(self, envelope: Envelope) -> Verdict:
         runnable = self._handlers.get(type(envelope.message))
         if runnable is None:
             return Dead(reason=f"no handler for {type(envelope.message).__name__} in this version")

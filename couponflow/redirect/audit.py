@@ -19,18 +19,35 @@ _decode = msgspec.json.Decoder(Click).decode
 
 
 async def _clicks_lost(scope: AuditScope) -> list[Row]:
-    """Clicks the journal has let go of that are neither stored nor buried, and what is no click.
+    """Clicks let go of that are neither on their way nor stored nor buried, and what is no click.
 
-    The journal is read before the database: a click may move on in between, never back.
+    The journal is read before the stream, and that before the database: a click may move on in
+    between, never back.
     """
     offenders: list[Row] = []
     for ids in _released_ids(scope.var_path / JOURNAL_FOLDER, offenders):
-        async with scope.database.connection() as connection:
-            cursor = await connection.execute(_queries["audit_missing_clicks"], {"ids": ids})
-            offenders += [{"click_id": click_id} async for (click_id,) in cursor]
+        missing = await _missing(scope, ids)
+        if missing:
+            streamed = {_click_id(message) for message in await scope.streamed(Click.channel)}
+            missing = await _missing(scope, [each for each in missing if each not in streamed])
+        offenders += [{"click_id": click_id} for click_id in missing]
         if len(offenders) >= _MAX_OFFENDERS:
             break
     return offenders[:_MAX_OFFENDERS]
+
+
+async def _missing(scope: AuditScope, ids: list[str]) -> list[str]:
+    async with scope.database.connection() as connection:
+        cursor = await connection.execute(_queries["audit_missing_clicks"], {"ids": ids})
+        return [click_id async for (click_id,) in cursor]
+
+
+def _click_id(message: bytes) -> str:
+    """The id of a click; empty for an entry that is none, and will be a dead letter."""
+    try:
+        return _decode(message).click_id
+    except msgspec.DecodeError:
+        return ""
 
 
 def _released_ids(folder: Path, offenders: list[Row]) -> Iterator[list[str]]:
@@ -66,8 +83,8 @@ def _not_a_click(number: int, payload: bytes) -> Row:
 INVARIANTS = (
     Invariant(
         "journalled-clicks-are-kept",
-        "Every click the journal has let go of is in affiliate_clicks or in dead_letters; "
-        "all others are still in the journal.",
+        "Every click the journal has let go of is in affiliate_clicks, in dead_letters or in the "
+        "stream of clicks; all others are still in the journal.",
         _clicks_lost,
     ),
 )

@@ -1,5 +1,4 @@
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from couponflow.config import DatabaseSettings
 from couponflow.kernel.channel import Subscription
+from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.database import Database, open_database
 from couponflow.kernel.envelope import Envelope
 from couponflow.kernel.health import Check
@@ -32,6 +32,7 @@ from tests.kernel.test_consumer import pause
 from tests.postgres_server import PostgresServer
 from tests.samples import PATIENCE_SECONDS, until
 
+CLOCK = SystemClock()
 NEVER_SECONDS = 3600.0
 """A relay that polls so seldom hears of a message by NOTIFY alone."""
 
@@ -86,7 +87,7 @@ async def test_what_is_published_is_handed_over_at_once(database: Database, tmp_
         handover=1,
         begun=True,
     )
-    assert abs(envelope.published_at - time.time()) < PATIENCE_SECONDS
+    assert abs(envelope.published_at - CLOCK.now()) < PATIENCE_SECONDS
 
 
 async def test_polling_finds_what_nobody_told_of(database: Database, tmp_path: Path) -> None:
@@ -111,14 +112,14 @@ async def test_what_is_due_later_is_handed_over_when_it_is_due(
     database: Database, tmp_path: Path
 ) -> None:
     async with plant(database, tmp_path) as built:
-        due_at = time.time() + 0.3
+        due_at = CLOCK.now() + 0.3
         await publish_emails(database, 1, available_at=due_at)
         async with (
             relaying(built.relay(poll_seconds=NEVER_SECONDS)),
             built.channel.subscribe("test") as subscription,
         ):
             await received(subscription, 1)
-            assert due_at <= time.time() < due_at + PATIENCE_SECONDS / 2
+            assert due_at <= CLOCK.now() < due_at + PATIENCE_SECONDS / 2
 
 
 async def test_a_paused_channel_is_handed_nothing(database: Database, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from couponflow.kernel import channel_redis_scripts as scripts
-from tests.fault_proxy import FaultProxy, fault_proxy, postgres_target, redis_target
+from tests.fault_proxy import Direction, FaultProxy, fault_proxy, postgres_target, redis_target
 from tests.system.daemon_process import DaemonProcess
 from tests.system.mail import IMPATIENT
 from tests.system.traffic import (
@@ -121,7 +121,7 @@ async def cut(proxy: FaultProxy, arm: Callable[[], None], count: int) -> None:
 async def cut_anywhere(proxy: FaultProxy, randomness: random.Random) -> None:
     """Cut connections at random places of what is asked and of what is answered."""
     for _ in range(RANDOM_CUTS):
-        direction = randomness.choice(("to_server", "to_client"))
+        direction: Direction = randomness.choice(("to_server", "to_client"))
         length = randomness.randrange(FURTHEST_CUT_BYTES)
         await cut(proxy, partial(proxy.cut_after_bytes, length, direction), 1)
 

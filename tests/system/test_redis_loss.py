@@ -131,6 +131,8 @@ async def test_of_clicks_a_flush_loses_what_the_stream_held_or_nothing_as_it_is_
             await log.more(100)
             assert (await daemon.command("queue", "pause", "clicks")).code == 0
             await stream_holds(stoppable_redis, "queue:clicks", 100)
+            # What is on its way is not lost.
+            await daemon.audit()
             held = await flush_and_tell(stoppable_redis)
             await log.more(100)
         assert log.failures == {}
