@@ -7,9 +7,9 @@
 
     Handler("email", EmailRequested, send, HandlerPolicy(concurrency=20))
 
-An exception is a failed attempt: it is recorded with its text and the message is tried again later,
-at most `max_attempts` times in all; then it is a dead letter. A `DeliveryError` says whether another
-attempt makes sense, and when.
+An exception is a failed attempt: it is recorded with its text and the message is tried again
+later, at most `max_attempts` times in all; then it is a dead letter. A `DeliveryError` says whether
+another attempt makes sense, and when.
 """
 
 from collections.abc import Awaitable, Callable
