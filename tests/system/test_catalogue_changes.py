@@ -53,7 +53,7 @@ async def test_changes_are_seen_after_the_listening_connection_was_cut(
 ) -> None:
     cut = await plain_daemon.rows(
         "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and query ilike 'listen %'"
+        " where datname = current_database() and query ilike 'listen %couponflow_catalogue%'"
     )
     assert len(cut) == 1
     path, offer = link("unheard", "x"), offer_id("unheard")
