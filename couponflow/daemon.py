@@ -105,8 +105,9 @@ async def run_daemon(
     """Run until a signal, and return when everything is closed.
 
     A signal during the start ends the start. From the signal on it takes the shutdown's deadline.
-    Raises `PortUnavailable`, `JournalLocked`, `DatabaseAway` and the errors of
-    migrations, before anything is served; the text of each is for the operator.
+    Raises `PortUnavailable`, `JournalLocked`, `DatabaseAway`, `EmbeddedPostgresFailed`,
+    `TokenKeyBroken` and the errors of migrations, before anything is served; the text of each is
+    for the operator.
     """
     _tune_interpreter()
     daemon = _Daemon(settings, options)

@@ -172,6 +172,7 @@ class Messaging:
         """The roles that no operator names: they come with the others."""
         own = [Role("worker", Stage.FOUNDATION, self._run_worker)]
         if self.relays:
+            # When the consumers finish what is on the channels, nothing more may come.
             own.append(Role("relay", Stage.INTAKE, self._run_relay))
         return own
 
@@ -206,12 +207,7 @@ class Messaging:
         )
         async with anyio.create_task_group() as tasks:
             if parts.redis is not None:
-                verifier = parts.redis.verifier(
-                    self._streams,
-                    parts.database,
-                    self._randomness,
-                    parts.settings.outbox.verify_seconds,
-                )
+                verifier = parts.redis.verifier(self._streams, self._randomness)
                 tasks.start_soon(verifier.run)
             await relay.run(handle)
             tasks.cancel_scope.cancel()

@@ -49,6 +49,8 @@ def _show_demo(running: Running) -> None:
     if running.redirect_url:
         table.add_row("redirects", f"{running.redirect_url}/out/MERCHANT/OFFER/USER")
         table.add_row("statistics", f"{running.redirect_url}/stats")
+    if running.api_url:
+        table.add_row("API", f"{running.api_url}/api/v1/queue/stats")
     table.add_row("health", f"{running.ops_url}/ready")
     table.add_row("metrics", f"{running.ops_url}/metrics")
     if running.sandbox_url:

@@ -2,7 +2,7 @@
 
 Delivery is at least once. A channel is bounded: a publisher waits while it is full. Whoever
 publishes keeps what it sent until `Handover.taken()` returns; then the channel has taken
-responsibility. Implementations: `channel_memory.py`; all are held by the one suite in
+responsibility. Implementations: `channel_memory.py`, `channel_redis.py`; held by the one suite in
 `tests/kernel/channel_conformance.py`.
 """
 

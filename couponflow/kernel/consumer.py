@@ -76,7 +76,6 @@ class ChannelConsumers:
         )
         self._pace = Pace(parts.clock)
         self._places = Places(parts.settings.concurrency)
-        self._slots = max(1, parts.settings.concurrency // parts.settings.max)
 
     async def run(self, handle: RoleHandle) -> None:
         """Consume until the channel is sealed and empty."""
@@ -135,7 +134,9 @@ class ChannelConsumers:
             watching.start_soon(gate.watch)
             async with anyio.create_task_group() as working:
                 working.start_soon(settler.run)
-                desk = Desk(self._runner, settler, self._slots, self._places, parts.lease, begin)
+                desk = Desk(
+                    self._runner, settler, parts.settings.max, self._places, parts.lease, begin
+                )
                 async with anyio.create_task_group() as attempts:
                     desk.open(attempts)
                     await self._feed(subscription, desk, settler, gate)

@@ -21,6 +21,10 @@ class Places:
         self._taken = 0
         self._freed: anyio.Event | None = None
 
+    def share(self, consumers: int) -> int:
+        """What one of so many consumers may take."""
+        return max(1, self._limit // consumers)
+
     def set_limit(self, limit: int) -> None:
         """Change it; what is above a smaller one is finished."""
         self._limit = limit
@@ -59,16 +63,19 @@ class Desk:
         self,
         runner: HandlerRunner,
         settler: Settler,
-        slots: int,
+        consumers: int,
         places: Places,
         lease: WorkerLease,
         begin: Callable[[Delivery[Envelope]], Awaitable[Delivery[Envelope] | None]],
     ) -> None:
-        """`begin` records the attempt at a message that is not begun yet; None if it may not."""
+        """`consumers` is how many may share the places.
+
+        `begin` records the attempt at a message that is not begun yet; None if it may not.
+        """
         self._runner = runner
         self._begin = begin
         self._settler = settler
-        self._slots = slots
+        self._consumers = consumers
         self._places = places
         self._lease = lease
         self._todo: deque[Delivery[Envelope]] = deque()
@@ -97,6 +104,10 @@ class Desk:
         if count:
             self._mine -= count
             self._places.give_back(count)
+
+    @property
+    def _slots(self) -> int:
+        return self._places.share(self._consumers)
 
     def put(self, delivery: Delivery[Envelope]) -> None:
         """Have an attempt made soon, in room that was taken."""

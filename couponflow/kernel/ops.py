@@ -73,7 +73,6 @@ class Queues:
         for name, state in self._latest.items():
             depth.add_metric([name], state.statistics.depth + state.statistics.in_flight)
             oldest.add_metric([name], state.statistics.oldest_seconds)
-            dead.add_metric([name], state.dead_letters)
         rows = GaugeMetricFamily(
             "couponflow_outbox_rows", "Messages in the outbox.", labels=["channel", "state"]
         )
@@ -82,6 +81,8 @@ class Queues:
             "For how long the oldest message in the outbox has been due.",
             labels=["channel"],
         )
+        for name, count in {**dict.fromkeys(self._latest, 0), **self.dead_letters}.items():
+            dead.add_metric([name], count)
         for name, counts in self.outbox.items():
             rows.add_metric([name, "due"], counts.due)
             rows.add_metric([name, "later"], counts.later)

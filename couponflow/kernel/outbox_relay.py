@@ -27,11 +27,10 @@ from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.outbox import NOTIFY_CHANNEL
 from couponflow.kernel.outbox_rows import OutboxRow, PutBack, Token
 from couponflow.kernel.outbox_sinks import Sink
-from couponflow.kernel.role import Role, RoleHandle, Stage
+from couponflow.kernel.role import RoleHandle
 from couponflow.kernel.workers import WorkerLease
 from couponflow.messages import CHANNELS, Message
 
-NAME = "relay"
 CHECK = "outbox:relay"
 GIVE_BACK_SECONDS = 2.0
 DUE_SECONDS = 0.02
@@ -61,12 +60,6 @@ class RelayParts:
     ids: Uuid7Generator
     clock: Clock
     randomness: random.Random
-
-
-def relay_role(parts: RelayParts) -> Role:
-    """The role `relay`: part of every daemon that works on messages."""
-    # With the intake: when the consumers finish what is on the channels, nothing more may come.
-    return Role(NAME, Stage.INTAKE, OutboxRelay(parts).run)
 
 
 class OutboxRelay:

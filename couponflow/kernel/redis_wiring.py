@@ -81,14 +81,11 @@ class RedisWiring:
         )
 
     def verifier(
-        self,
-        streams: Sequence[Stream[Envelope]],
-        database: Database,
-        randomness: random.Random,
-        verify_seconds: float,
+        self, streams: Sequence[Stream[Envelope]], randomness: random.Random
     ) -> OutboxVerifier:
         """What looks for messages that the streams have lost."""
-        return OutboxVerifier(streams, database, randomness, verify_seconds)
+        verify_seconds = self._settings.outbox.verify_seconds
+        return OutboxVerifier(streams, self._database, randomness, verify_seconds)
 
     async def _bury_malformed(self, entry: Malformed) -> None:
         """Keep what is no message of its channel, with the reason."""

@@ -1,7 +1,8 @@
 """What the daemons of an installation know together: limits, caches, locks, counters, heartbeats.
 
 One contract, in memory for a daemon alone (`shared_state_memory.py`) and in Redis for many
-(`shared_state_redis.py`); `tests/kernel/shared_state_conformance.py` holds both to it. Nothing here
+(`shared_state_redis.py`); `tests/kernel/shared_state_conformance.py` holds both to it. The daemon
+itself uses heartbeats and shared rate limits so far; further roles stand on the rest. Nothing here
 is the truth about anything: that is PostgreSQL's. It may be forgotten at any time (Redis restarts,
 evicts, fails over), and whoever uses it must stay right when it is.
 

@@ -1,11 +1,14 @@
 """Imports of anything at all: a file is refused, or each of its rows is taken or reported."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from couponflow.catalogue.errors import ImportRefused
 from couponflow.catalogue.store import Kind
 from tests.catalogue.importer import MERCHANTS, OFFERS, TABLES, USERS, Importer, counts
+
+pytestmark = pytest.mark.once
 
 HEADERS: dict[Kind, bytes] = {
     kind: content.splitlines()[0].encode()

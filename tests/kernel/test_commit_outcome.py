@@ -14,6 +14,8 @@ from tests.fault_proxy import FaultProxy, fault_proxy, postgres_target
 from tests.postgres_server import PostgresServer
 from tests.samples import PATIENCE_SECONDS, POLL_SECONDS, rows_of, until
 
+pytestmark = pytest.mark.once
+
 COMMIT = b"COMMIT\0"
 ROUNDS = 20
 SOON_SECONDS = 0.3

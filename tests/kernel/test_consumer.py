@@ -150,6 +150,22 @@ async def test_an_operators_limit_holds_for_all_consumers_together(
         assert gated.most == 12
 
 
+async def test_an_operator_may_allow_more_than_the_settings(
+    database: Database, tmp_path: Path
+) -> None:
+    gated = Gated()
+    async with plant(database, tmp_path) as built:
+        await publish_emails(database, 20)
+        async with at_work(built, built.consumers(gated.run, concurrency=3, consumers=3)):
+            await until(lambda: gated.running == 3)
+            async with database.transaction() as connection:
+                await set_control(connection, CHANNEL, concurrency=12, actor="test")
+            await until(lambda: gated.running == 12)
+            gated.go_on.set()
+            await built.until_empty()
+        assert gated.most == 12
+
+
 async def test_a_handlers_own_limit_holds_too(database: Database, tmp_path: Path) -> None:
     gated = Gated()
     async with plant(database, tmp_path) as built:

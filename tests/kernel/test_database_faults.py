@@ -11,6 +11,8 @@ from couponflow.kernel.database import Database, DatabaseAway, open_database
 from tests.fault_proxy import FaultProxy, fault_proxy, postgres_target
 from tests.samples import PATIENCE_SECONDS, POLL_SECONDS, rows_of, until
 
+pytestmark = pytest.mark.once
+
 POOL_MAX = 4
 SETTINGS = DatabaseSettings(
     pool_max=POOL_MAX, connect_timeout_seconds=0.3, statement_timeout_seconds=0.4

@@ -22,6 +22,8 @@ from couponflow.kernel.privileges import (
 from tests.kernel.postgres_holder import held
 from tests.postgres_server import reachable_folder
 
+pytestmark = pytest.mark.once
+
 POLL_SECONDS = 0.01
 
 PATIENCE_SECONDS = 30.0

@@ -94,7 +94,7 @@ async def test_queues_are_shown_as_they_are_now(operated: Operated) -> None:
     assert state["statistics"]["in_flight"] == 2
     assert state["statistics"]["oldest_seconds"] == 7
     assert await operated.metric("couponflow_queue_oldest_seconds") == {("clicks",): 7}
-    assert await operated.metric("couponflow_dead_letters") == {("clicks",): 3}
+    assert await operated.metric("couponflow_dead_letters") == {("clicks",): 3, ("other",): 9}
 
 
 async def test_metrics_are_in_the_format_that_is_scraped(operated: Operated) -> None:

@@ -14,6 +14,8 @@ from tests.fault_proxy import FaultProxy, fault_proxy, redis_target
 from tests.redis_server import ask
 from tests.samples import PATIENCE_SECONDS, POLL_SECONDS, until
 
+pytestmark = pytest.mark.once
+
 Fault = Callable[[FaultProxy], None]
 
 TIMEOUT_SECONDS = 0.4
