@@ -13,6 +13,13 @@ from msgspec import Meta
 Verdict = Literal["human", "bot", "prefetch", "duplicate"]
 """What couponflow thinks of a click. Every click is stored, whatever its verdict."""
 
+# `\Z`, for `$` also matches before a line break at the end. A line break in a header begins
+# another header, and PostgreSQL's text holds no NUL.
+_ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]*\Z"
+_NO_NUL = r"^[^\x00]*\Z"
+_ADDRESS = r"^[^@\s\x00-\x1f\x7f-\x9f]+@[^@\s\x00-\x1f\x7f-\x9f]+\Z"
+_E164 = r"^\+[1-9][0-9]{6,14}\Z"
+
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", gc=False):
     """One thing said by a role, on the channel its class names."""
@@ -46,11 +53,11 @@ class EmailRequested(Message, tag="email.v1", frozen=True, gc=False):
 
     channel: ClassVar[str] = "emails"
 
-    to: Annotated[str, Meta(min_length=3, max_length=320, pattern="^[^@\\s]+@[^@\\s]+$")]
-    subject: Annotated[str, Meta(min_length=1, max_length=998)]
+    to: Annotated[str, Meta(min_length=3, max_length=320, pattern=_ADDRESS)]
+    subject: Annotated[str, Meta(min_length=1, max_length=998, pattern=_ONE_LINE)]
     # Together less than the 1 MiB that a stream takes, however much of it is escaped in JSON.
-    text: Annotated[str, Meta(max_length=60_000)]
-    html: Annotated[str, Meta(max_length=100_000)] = ""
+    text: Annotated[str, Meta(max_length=60_000, pattern=_NO_NUL)]
+    html: Annotated[str, Meta(max_length=100_000, pattern=_NO_NUL)] = ""
 
 
 class SmsRequested(Message, tag="sms.v1", frozen=True, gc=False):
@@ -58,8 +65,8 @@ class SmsRequested(Message, tag="sms.v1", frozen=True, gc=False):
 
     channel: ClassVar[str] = "sms"
 
-    to: Annotated[str, Meta(pattern=r"^\+[1-9][0-9]{6,14}$")]
-    text: Annotated[str, Meta(min_length=1, max_length=1600)]
+    to: Annotated[str, Meta(pattern=_E164)]
+    text: Annotated[str, Meta(min_length=1, max_length=1600, pattern=_NO_NUL)]
 
 
 CHANNELS: dict[str, type[Message]] = {

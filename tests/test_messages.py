@@ -68,3 +68,43 @@ def test_a_message_cannot_be_changed_once_said() -> None:
     with pytest.raises(AttributeError):
         setattr(CLICK, field, "bot")
     assert CLICK.verdict == "human"
+
+
+EMAIL = {"type": "email.v1", "to": "a@b.example", "subject": "Hello", "text": "plain"}
+SMS = {"type": "sms.v1", "to": "+919812345678", "text": "short"}
+CONTROLS = ["\n", "\r", "\r\n", "\0", "\t", "\x1b", "\x7f", "\x85"]
+
+
+def decoded(message: dict[str, str]) -> Message:
+    channel = {"email.v1": EmailRequested, "sms.v1": SmsRequested}[message["type"]]
+    return msgspec.json.decode(msgspec.json.encode(message), type=channel)
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+@pytest.mark.parametrize("field", ["to", "subject"])
+@pytest.mark.parametrize("place", [0, 1, -1, 99], ids=["first", "second", "last but one", "last"])
+def test_no_header_of_an_email_holds_a_control_character(
+    field: str, control: str, place: int
+) -> None:
+    assert decoded(EMAIL) == EmailRequested(to="a@b.example", subject="Hello", text="plain")
+    good = EMAIL[field]
+    with pytest.raises(msgspec.ValidationError, match=rf"`\$\.{field}`"):
+        decoded({**EMAIL, field: good[:place] + control + good[place:]})
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_no_number_holds_a_control_character(control: str) -> None:
+    assert decoded(SMS) == SmsRequested(to="+919812345678", text="short")
+    with pytest.raises(msgspec.ValidationError, match=r"`\$\.to`"):
+        decoded({**SMS, "to": SMS["to"] + control})
+
+
+@pytest.mark.parametrize(
+    ("message", "field"), [(EMAIL, "text"), (EMAIL, "html"), (SMS, "text")], ids=str
+)
+def test_texts_hold_lines_and_tabs_but_no_nul(message: dict[str, str], field: str) -> None:
+    kept = "one\r\n\ttwo\n"
+    assert getattr(decoded({**message, field: kept}), field) == kept
+    for nul in ("\0", "a\nb\0", "\0\n"):
+        with pytest.raises(msgspec.ValidationError, match=rf"`\$\.{field}`"):
+            decoded({**message, field: nul})

@@ -29,7 +29,7 @@ from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.messages import Message
 
 LETTERS_A_REQUEST = 10_000
-"""Letters replayed or discarded by one request; the answer says whether more may match."""
+"""Letters replayed or discarded by one request; the answer says whether more match."""
 _PAGE_DEFAULT = 50
 _PAGE_MAX = 500
 _IDS_MAX = 1_000

@@ -23,12 +23,13 @@ from couponflow.admin.workers import read_workers
 from couponflow.kernel.api import (
     ProblemError,
     actor_of,
+    invalid_body,
     json_response,
     read_body,
     request_id_of,
     require_role,
 )
-from couponflow.kernel.controls import ChannelControl, set_control
+from couponflow.kernel.controls import ChannelControl, ControlRefused, set_control
 from couponflow.kernel.database import Database
 from couponflow.kernel.dead_letters import count_by_channel as count_dead_letters
 from couponflow.kernel.ops import Queues
@@ -201,15 +202,18 @@ class _Routes:
         concurrency: int | UnsetType | None = UNSET,
     ) -> Response:
         channel = self._channel(request)
-        async with self._parts.database.transaction() as connection:
-            control = await set_control(
-                connection,
-                channel,
-                paused=paused,
-                rate_per_second=rate_per_second,
-                concurrency=concurrency,
-                actor=actor_of(request),
-            )
+        try:
+            async with self._parts.database.transaction() as connection:
+                control = await set_control(
+                    connection,
+                    channel,
+                    paused=paused,
+                    rate_per_second=rate_per_second,
+                    concurrency=concurrency,
+                    actor=actor_of(request),
+                )
+        except ControlRefused as error:
+            raise invalid_body(str(error)) from error
         return json_response(
             200,
             ControlChanged(channel, control.paused, control.rate_per_second, control.concurrency),

@@ -1,6 +1,6 @@
 """The SQL of the admin API: taking messages in, and looking at channels and workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -128,15 +128,26 @@ async def _find_duplicate(connection: Connection, submission: Submission) -> Sub
     return Submitted(*row, deduplicated=True)
 
 
-async def submit_many(connection: Connection, outgoing: Sequence[Outgoing]) -> int:
-    """Publish a batch in the caller's transaction; how many were not left out as duplicates."""
-    return sum(written is not None for written in await publish_many(connection, outgoing))
+async def submit_many(
+    connection: Connection, actor: str, channel: str, outgoing: Sequence[Outgoing]
+) -> int:
+    """Publish a batch in the caller's transaction; how many were not left out as duplicates.
+
+    Their ids are recorded in one row: a batch is as large as such a row should be.
+    """
+    ids = [written for written in await publish_many(connection, outgoing) if written is not None]
+    if ids:
+        await record_push(connection, actor, channel, {"message_ids": ids})
+    return len(ids)
 
 
 async def record_push(
-    connection: Connection, actor: str, channel: str, details: dict[str, str | int]
+    connection: Connection, actor: str, channel: str, details: Mapping[str, str | list[str]]
 ) -> None:
-    """Note in `audit_logs` who pushed, never what: messages hold people's addresses."""
+    """Note in `audit_logs` who pushed, and the ids, by which `couponflow audit` misses the lost.
+
+    Never what: messages hold people's addresses.
+    """
     await audit_log.record(
         connection, actor=actor, action=PUSH_ACTION, subject=channel, details=details
     )

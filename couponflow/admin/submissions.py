@@ -17,6 +17,7 @@ import msgspec
 from starlette.datastructures import QueryParams
 
 from couponflow.kernel.api import ProblemError, decode_body, invalid_body
+from couponflow.kernel.outbox import MESSAGE_BYTES_MAX
 from couponflow.messages import Message
 
 KEY_MAX = 255
@@ -84,7 +85,10 @@ def decode_message(body: bytes, message_type: type[Message]) -> Message:
         if name not in known:
             raise invalid_body(f"Object has no field {_shown(name)}", f"$.{name[:_NAME_SHOWN_MAX]}")
     tag = msgspec.Raw(msgspec.json.encode(config.tag))
-    return decode_body(msgspec.json.encode({tag_field: tag, **given}), message_type)
+    message = decode_body(msgspec.json.encode({tag_field: tag, **given}), message_type)
+    if len(msgspec.json.encode(message)) > MESSAGE_BYTES_MAX:
+        raise invalid_body(f"The message is larger than {MESSAGE_BYTES_MAX:,} bytes", "$")
+    return message
 
 
 def options_of(query: QueryParams) -> SubmissionOptions:

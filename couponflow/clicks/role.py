@@ -1,6 +1,7 @@
 """The `clicks` role: batches clicks from their channel into PostgreSQL."""
 
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +21,7 @@ from couponflow.kernel.database import Database, DatabaseAway
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.message_metrics import ChannelCounts
+from couponflow.kernel.pace import Pace
 from couponflow.kernel.role import Role, RoleHandle, Stage
 from couponflow.messages import Click
 
@@ -54,11 +56,13 @@ async def _run(parts: ClicksParts, handle: RoleHandle) -> None:
     partitions = Partitions(parts.database, parts.clock, parts.settings.partitions_ahead_days)
     ids = Uuid7Generator()
     writer = BatchWriter(parts.database, partitions, ids, parts.clock, parts.metrics)
+    pace = Pace(parts.clock, parts.controls.of(Click.channel).rate_per_second)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_make_partitions, partitions)
+        tasks.start_soon(_follow_rate, parts.controls, pace)
         async with parts.channel.subscribe(parts.consumer) as subscription:
             handle.started()
-            await _consume(parts, handle, writer, subscription)
+            await _consume(parts, handle, writer, pace, subscription)
         tasks.cancel_scope.cancel()
 
 
@@ -66,15 +70,19 @@ async def _consume(
     parts: ClicksParts,
     handle: RoleHandle,
     writer: BatchWriter,
+    pace: Pace,
     subscription: Subscription[Click],
 ) -> None:
     settings = parts.settings
     while True:
         await _wait_while_paused(parts, handle)
-        linger = 0.0 if handle.stopping.is_set() else settings.flush_seconds
-        batch = await subscription.receive(settings.flush_rows, linger)
+        stopping = handle.stopping.is_set()
+        linger = 0.0 if stopping else settings.flush_seconds
+        rows = settings.flush_rows if stopping else min(settings.flush_rows, pace.at_once)
+        batch = await subscription.receive(rows, linger)
         if not batch:
             return
+        await _keep_pace(parts, handle, pace, len(batch))
         if parts.controls.of(Click.channel).paused and not handle.stopping.is_set():
             await subscription.reject(batch)
             continue
@@ -92,13 +100,33 @@ async def _wait_while_paused(parts: ClicksParts, handle: RoleHandle) -> None:
     if not parts.controls.of(Click.channel).paused:
         return
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_when, handle.stopping, tasks.cancel_scope)
+        tasks.start_soon(_cancel_when, handle.stopping.wait, tasks.cancel_scope)
         await parts.controls.until_open(Click.channel)
         tasks.cancel_scope.cancel()
 
 
-async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
+async def _keep_pace(parts: ClicksParts, handle: RoleHandle, pace: Pace, clicks: int) -> None:
+    """Wait as long as the rate says, or until a pause; at the end everything is stored at once."""
+    if pace.rate_per_second is None or handle.stopping.is_set():
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_when, handle.stopping.wait, tasks.cancel_scope)
+        tasks.start_soon(
+            _cancel_when, partial(parts.controls.until_paused, Click.channel), tasks.cancel_scope
+        )
+        await pace.take(clicks)
+        tasks.cancel_scope.cancel()
+
+
+async def _follow_rate(controls: ChannelControls, pace: Pace) -> None:
+    """Heed a changed rate at once, also while a batch waits for the old one."""
+    while True:
+        pace.rate_per_second = controls.of(Click.channel).rate_per_second
+        await controls.changed()
+
+
+async def _cancel_when(happens: Callable[[], Awaitable[object]], scope: anyio.CancelScope) -> None:
+    await happens()
     scope.cancel()
 
 

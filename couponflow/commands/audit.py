@@ -28,7 +28,12 @@ def audit_command(config: Path | None, *, as_json: bool) -> None:
 
 async def _audit(settings: Settings) -> list[Finding]:
     async with open_unchanged_postgres(settings) as database:
-        scope = AuditScope(database, settings.var_path, partial(_streamed, settings))
+        scope = AuditScope(
+            database,
+            settings.var_path,
+            partial(_streamed, settings),
+            settings.outbox.done_days,
+        )
         return await run_audit(INVARIANTS, scope)
 
 

@@ -12,8 +12,10 @@ from typing import Literal, assert_never
 import click
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
+from rich.text import Text
 
+from couponflow.commands.columns import aligned
 from couponflow.commands.operator import operator
 from couponflow.commands.support import (
     WORK_FAILED,
@@ -105,23 +107,37 @@ def list_command(
     if as_json:
         print_json(listed)
         return
-    # Whole, however narrow the terminal is: it is what the other commands are given.
-    table = Table(Column("id", no_wrap=True), "channel", "type", "attempts", "died", "reason")
-    for letter in listed.items:
-        table.add_row(
-            letter.id,
-            letter.channel,
-            letter.message_type,
-            f"{letter.attempts}",
-            f"{letter.dead_at:%Y-%m-%d %H:%M:%S}",
-            _plain(letter.reason.partition("\n")[0]),
-        )
     if listed.items:
-        out.print(table)
+        _print_list(listed.items)
     if listed.total > len(listed.items):
         out.print(f"... and {listed.total - len(listed.items):,} more; raise --limit")
     elif not listed.total:
         out.print("No dead letters match.")
+
+
+def _print_list(letters: list[LetterSummary]) -> None:
+    """A line for each, whole however narrow the terminal is, and the reason on one below."""
+    rows = [
+        (
+            letter.id,
+            letter.channel,
+            letter.message_type,
+            f"{letter.attempts:,}",
+            f"{letter.dead_at:%Y-%m-%d %H:%M:%S}",
+        )
+        for letter in letters
+    ]
+    # The gap and the headings are such that it fits into 80 columns.
+    headings, *lines = aligned(
+        ("id", "channel", "type", "tries", "died"), rows, numbers=("tries",), gap=1
+    )
+    _print(headings)
+    for letter, line in zip(letters, lines, strict=True):
+        _print(line)
+        first_line = letter.reason.partition("\n")[0]
+        reason = Text(f"  {first_line}")
+        reason.truncate(out.width, overflow="ellipsis")
+        _print(reason.plain)
 
 
 async def _list(settings: Settings, letter_filter: LetterFilter, limit: int) -> Listed:

@@ -8,9 +8,9 @@ from typing import Literal, TypeVar
 import httpx2
 import msgspec
 from msgspec import UNSET, UnsetType
-from rich.table import Table
 
 from couponflow.admin.submissions import message_type_of
+from couponflow.commands.columns import aligned
 from couponflow.commands.operator import operator
 from couponflow.commands.support import (
     WRONG_USAGE,
@@ -25,11 +25,11 @@ from couponflow.config import Settings
 from couponflow.config_rules import parse_bind
 from couponflow.kernel.api import ProblemError
 from couponflow.kernel.channel import ChannelStatistics
-from couponflow.kernel.controls import ChannelControl, set_control
+from couponflow.kernel.controls import ChannelControl, ControlRefused, set_control
 from couponflow.kernel.database import DatabaseAway
 from couponflow.kernel.dead_letters import count_by_channel as count_dead_letters
 from couponflow.kernel.http import Listener
-from couponflow.kernel.ops import QueueState
+from couponflow.kernel.ops import NO_ROWS, QueueState
 from couponflow.kernel.outbox_rows import OutboxCounts, count_by_channel
 from couponflow.kernel.postgres import DatabaseMissing, SchemaNotCurrent, open_unchanged_postgres
 from couponflow.messages import CHANNELS
@@ -37,7 +37,6 @@ from couponflow.messages import CHANNELS
 N = TypeVar("N", int, float)
 
 _DEADLINE_SECONDS = 5.0
-_NO_ROWS = OutboxCounts(due=0, later=0, leased=0, streamed=0, oldest_due_seconds=0.0)
 
 
 class _Answer(msgspec.Struct):
@@ -122,44 +121,54 @@ def _merged(daemon: dict[str, QueueState], stored: Stored | None) -> dict[str, C
         shown[name] = ChannelShown(
             statistics=state.statistics if state else None,
             dead_letters=dead_letters,
-            outbox=stored.outbox.get(name, _NO_ROWS) if stored else None,
+            outbox=stored.outbox.get(name, NO_ROWS) if stored else None,
         )
     return shown
 
 
 def _show(channels: dict[str, ChannelShown]) -> None:
-    table = Table(
-        "channel", "waiting", "in flight", "oldest", "done", "rejected",
-        "outbox due", "later", "leased", "streamed", "dead letters",
-    )  # fmt: skip
-    for name, channel in channels.items():
-        numbers, outbox = channel.statistics, channel.outbox
-        table.add_row(
-            name,
-            *(
-                (
-                    f"{numbers.depth:,}",
-                    f"{numbers.in_flight:,}",
-                    f"{math.ceil(numbers.oldest_seconds)} s",
-                    f"{numbers.acknowledged:,}",
-                    f"{numbers.rejected:,}",
-                )
-                if numbers
-                else ("-",) * 5
-            ),
-            *(
-                (
-                    f"{outbox.due:,}",
-                    f"{outbox.later:,}",
-                    f"{outbox.leased:,}",
-                    f"{outbox.streamed:,}",
-                )
-                if outbox
-                else ("-",) * 4
-            ),
-            f"{channel.dead_letters:,}",
+    """Two narrow tables, as one would not fit into 80 columns."""
+    _print_table(
+        ("channel", "waiting", "in flight", "oldest", "done", "rejected", "dead"),
+        [
+            (name, *_channel_cells(channel.statistics), f"{channel.dead_letters:,}")
+            for name, channel in channels.items()
+        ],
+    )
+    outboxes = {name: channel.outbox for name, channel in channels.items() if channel.outbox}
+    if outboxes:
+        out.print()
+        _print_table(
+            ("outbox", "due", "oldest due", "later", "leased", "streamed"),
+            [(name, *_outbox_cells(counts)) for name, counts in outboxes.items()],
         )
-    out.print(table)
+
+
+def _channel_cells(numbers: ChannelStatistics | None) -> tuple[str, ...]:
+    if numbers is None:
+        return ("-",) * 5
+    return (
+        f"{numbers.depth:,}",
+        f"{numbers.in_flight:,}",
+        f"{math.ceil(numbers.oldest_seconds):,} s",
+        f"{numbers.acknowledged:,}",
+        f"{numbers.rejected:,}",
+    )
+
+
+def _outbox_cells(counts: OutboxCounts) -> tuple[str, ...]:
+    return (
+        f"{counts.due:,}",
+        f"{math.ceil(counts.oldest_due_seconds):,} s",
+        f"{counts.later:,}",
+        f"{counts.leased:,}",
+        f"{counts.streamed:,}",
+    )
+
+
+def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    for line in aligned(headings, rows, numbers=headings[1:]):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def queue_control_command(
@@ -183,14 +192,17 @@ def queue_control_command(
             open_unchanged_postgres(settings) as database,
             database.transaction() as connection,
         ):
-            return await set_control(
-                connection,
-                channel,
-                paused=paused,
-                rate_per_second=_limit(rate_per_second),
-                concurrency=_limit(concurrency),
-                actor=operator(),
-            )
+            try:
+                return await set_control(
+                    connection,
+                    channel,
+                    paused=paused,
+                    rate_per_second=_limit(rate_per_second),
+                    concurrency=_limit(concurrency),
+                    actor=operator(),
+                )
+            except ControlRefused as error:
+                fail(str(error), WRONG_USAGE)
 
     control = run_async(change)
     if as_json:

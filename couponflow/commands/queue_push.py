@@ -12,7 +12,7 @@ import msgspec
 from anyio import to_thread
 from rich.progress import BarColumn, Progress, TextColumn
 
-from couponflow.admin.store import record_push, submit, submit_many
+from couponflow.admin.store import submit, submit_many
 from couponflow.admin.submissions import (
     Submission,
     SubmissionOptions,
@@ -34,7 +34,6 @@ from couponflow.commands.support import (
 )
 from couponflow.config import Settings
 from couponflow.kernel.api import ProblemError
-from couponflow.kernel.database import Connection
 from couponflow.kernel.outbox import Outgoing
 from couponflow.kernel.postgres import open_unchanged_postgres
 from couponflow.messages import CHANNELS, Message
@@ -123,6 +122,7 @@ async def _push_lines(
     settings: Settings, message_type: type[Message], available_at: float | None
 ) -> LinesPushed:
     lines = _Lines(message_type, available_at)
+    channel = message_type.channel
     pushed = 0
     async with open_unchanged_postgres(settings) as database:
         try:
@@ -130,19 +130,13 @@ async def _push_lines(
                 bar = progress.add_task("pushing", total=_stdin_bytes(), lines=0)
                 async with database.transaction() as connection:
                     while (batch := await to_thread.run_sync(lines.next_batch)) is not None:
-                        pushed += await submit_many(connection, batch)
+                        pushed += await submit_many(connection, operator(), channel, batch)
                         progress.update(bar, completed=lines.bytes_read, lines=lines.number)
-                    await _finish(connection, lines, message_type.channel, pushed)
+                    if lines.bad:
+                        raise _LinesBad
         except _LinesBad:
             return LinesPushed(0, lines.bad, lines.first_bad)
     return LinesPushed(pushed, 0, [])
-
-
-async def _finish(connection: Connection, lines: "_Lines", channel: str, pushed: int) -> None:
-    if lines.bad:
-        raise _LinesBad
-    if pushed:
-        await record_push(connection, operator(), channel, {"messages": pushed})
 
 
 class _Lines:

@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 
 import anyio
 import msgspec
+import psycopg
 from rich.console import Console
 
 from couponflow.catalogue.errors import ImportFailed, ImportRefused
@@ -18,6 +19,7 @@ from couponflow.config_rules import settings_warnings
 from couponflow.kernel.crash_points import VARIABLE, CrashPointUnknown, arm
 from couponflow.kernel.database import DatabaseAway, DatabaseUrlBroken
 from couponflow.kernel.embedded_postgres import EmbeddedPostgresFailed
+from couponflow.kernel.error_text import primary_message
 from couponflow.kernel.http import PortUnavailable
 from couponflow.kernel.journal import JournalLocked
 from couponflow.kernel.migrations import (
@@ -53,6 +55,7 @@ _FOR_THE_OPERATOR = (
     PortUnavailable,
     SchemaNotCurrent,
     TokenKeyBroken,
+    psycopg.Error,
 )
 """Errors whose text says what happened and what to do: a traceback would hide it."""
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -120,6 +123,9 @@ def _is_for_the_operator(error: BaseException) -> bool:
 
 
 def _text_of(error: BaseException) -> str:
+    if isinstance(error, psycopg.Error):
+        # Its whole text quotes rows, over several lines.
+        return f"PostgreSQL refused: {' '.join(primary_message(error).split())}"
     if not isinstance(error, OSError):
         return str(error)
     where = "the disk" if error.filename is None else os.fsdecode(error.filename)

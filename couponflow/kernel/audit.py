@@ -4,7 +4,7 @@ Each capability folder declares its own in `audit.py`; `couponflow audit` runs t
 does the last line of every system test.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class AuditScope:
     var_path: Path
     streamed: Callable[[str], Awaitable[list[bytes]]] = _nothing
     """The messages, as JSON, that the stream of a channel holds."""
+    done_days: int = 7
+    """How long it is remembered that a message is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,12 @@ class Finding(msgspec.Struct, frozen=True):
     offenders: list[Row]
 
 
-def query_invariant(name: str, proves: str, query: bytes) -> Invariant:
+def query_invariant(
+    name: str,
+    proves: str,
+    query: bytes,
+    parameters: Callable[[AuditScope], Mapping[str, object]] | None = None,
+) -> Invariant:
     """An invariant whose exceptions are the rows of a query."""
 
     async def offenders(scope: AuditScope) -> list[Row]:
@@ -58,7 +65,7 @@ def query_invariant(name: str, proves: str, query: bytes) -> Invariant:
             await connection.execute("set transaction read only")
             # An audit reads whole tables; the limit is for requests.
             await connection.execute("set local statement_timeout = 0")
-            cursor = await connection.execute(query)
+            cursor = await connection.execute(query, parameters(scope) if parameters else None)
             columns = [column.name for column in cursor.description or ()]
             return [
                 dict(zip(columns, (str(value) for value in row), strict=True))

@@ -21,6 +21,12 @@ from couponflow.messages import Message
 T = TypeVar("T", bound=Message)
 
 MAX_ENTRY_BYTES = 1024 * 1024
+CORRELATION_CHARACTERS_MAX = 500
+ATTEMPT_MAX = 1_000_000
+HANDOVER_MAX = 2_000_000_000
+"""What a database column holds: an entry of another program may say anything."""
+LATEST = 253_370_764_800.0
+"""The year 9999, in seconds since the epoch."""
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 # Any fixed value does: it keeps the ids made here apart from all others.
@@ -41,6 +47,19 @@ class Malformed(msgspec.Struct, frozen=True):
     entry_id: str
     fields: Mapping[bytes, bytes]
     reason: str
+
+
+def token_in(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
+    """The outbox row that an entry says it carries, and the hand-over; None where it says none.
+
+    Also of an entry that is malformed otherwise: its message may be of a newer version.
+    """
+    try:
+        message_id = _uuid(fields, b"id")
+        handover = _count(fields, b"handover", least=0, most=HANDOVER_MAX, otherwise=0)
+    except EntryMalformed:
+        return None
+    return (message_id, handover) if message_id and handover else None
 
 
 class Codec(Protocol[M]):
@@ -109,10 +128,10 @@ class EnvelopeCodec:
         return Envelope(
             message_id=message_id,
             message=message,
-            correlation_id=_uuid(fields, b"correlation_id") or message_id,
+            correlation_id=_story(fields) or message_id,
             published_at=_seconds(fields, entry_id),
-            attempt=_count(fields, b"attempt", least=1, otherwise=1),
-            handover=_count(fields, b"handover", least=0, otherwise=0),
+            attempt=_count(fields, b"attempt", least=1, most=ATTEMPT_MAX, otherwise=1),
+            handover=_count(fields, b"handover", least=0, most=HANDOVER_MAX, otherwise=0),
             lapsed=fields.get(b"lapsed", b"") == b"1",
         )
 
@@ -166,12 +185,20 @@ def _uuid(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
     return text
 
 
-def _count(fields: Mapping[bytes, bytes], name: bytes, *, least: int, otherwise: int) -> int:
+def _story(fields: Mapping[bytes, bytes]) -> str:
+    """The correlation id: any text, such as the request id of whoever asked."""
+    text = fields.get(b"correlation_id", b"").decode(errors="replace")
+    return text.replace("\0", "\ufffd")[:CORRELATION_CHARACTERS_MAX]
+
+
+def _count(
+    fields: Mapping[bytes, bytes], name: bytes, *, least: int, most: int, otherwise: int
+) -> int:
     text = _text(fields, name)
     if text is None:
         return otherwise
-    if not text.isdigit() or len(text) > 18 or int(text) < least:
-        raise EntryMalformed(f"`{name.decode()}` is not a whole number of at least {least}")
+    if not text.isdigit() or len(text) > 18 or not least <= int(text) <= most:
+        raise EntryMalformed(f"`{name.decode()}` is not a whole number from {least} to {most}")
     return int(text)
 
 
@@ -184,6 +211,6 @@ def _seconds(fields: Mapping[bytes, bytes], entry_id: str) -> float:
     except ValueError:
         seconds = -1.0
     # Not only negative: neither is NaN within.
-    if not 0.0 <= seconds < 1e12:
+    if not 0.0 <= seconds < LATEST:
         raise EntryMalformed("`published_at` is not in seconds since the epoch")
     return seconds

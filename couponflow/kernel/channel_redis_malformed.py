@@ -46,6 +46,8 @@ class MalformedDesk:
                     entry_id=entry_id,
                     error=str(error),
                 )
+                # The others need not wait for this one.
+                self._entries[entry_id] = self._entries.pop(entry_id)
                 await patience.wait()
                 continue
             patience.over()

@@ -122,6 +122,7 @@ class ChannelConsumers:
                 parts.randomness,
                 parts.counts,
                 parts.lease,
+                parts.clock,
             )
             gate = Gate(self._name, parts.controls, self._breaker, leave, stopping)
 

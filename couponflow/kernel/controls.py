@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from couponflow.kernel import audit_log
 from couponflow.kernel.backoff import exponential_backoff
 from couponflow.kernel.database import Connection, Database, DatabaseAway, load_queries
+from couponflow.messages import Click
 
 NOTIFICATION = "couponflow_controls"
 POLL_SECONDS = 5.0
@@ -26,6 +27,10 @@ _CONCURRENCY_MAX = 2**31 - 1
 
 _queries = load_queries("controls")
 _log = structlog.get_logger("couponflow.controls")
+
+
+class ControlRefused(ValueError):
+    """What was said of a channel makes no sense; the text says why, and nothing was changed."""
 
 
 class ChannelControl(msgspec.Struct, frozen=True):
@@ -137,9 +142,15 @@ async def set_control(
     """Change what is given, leave the rest, and write to `audit_logs` who did so.
 
     All in the caller's transaction, at whose commit every daemon hears of it. `actor` is who asked
-    for it. Raises `ValueError` for a limit that is not positive, and when nothing is given.
+    for it. Raises `ControlRefused` for a limit that is not positive or that
+    the channel does not heed, and when nothing is given.
     """
     _require_valid(paused, rate_per_second, concurrency)
+    if channel == Click.channel and isinstance(concurrency, int):
+        raise ControlRefused(
+            f"the channel {channel} has no concurrency: one consumer in each daemon stores whole "
+            "batches; give rate_per_second to slow it down"
+        )
     held = {"channel": channel, "actor": actor}
     cursor = await connection.execute(_queries["lock_control"], held)
     [row] = await cursor.fetchall()
@@ -166,14 +177,14 @@ def _require_valid(
     concurrency: int | UnsetType | None,
 ) -> None:
     if paused is None and rate_per_second is UNSET and concurrency is UNSET:
-        raise ValueError("nothing to change: give paused, rate_per_second or concurrency")
+        raise ControlRefused("nothing to change: give paused, rate_per_second or concurrency")
     if isinstance(rate_per_second, int | float) and not 0 < rate_per_second < math.inf:
-        raise ValueError(
+        raise ControlRefused(
             f"rate_per_second must be a number above 0, not {rate_per_second}; "
             "pause the channel to stop it, or give null for no limit"
         )
     if isinstance(concurrency, int) and not 0 < concurrency <= _CONCURRENCY_MAX:
-        raise ValueError(
+        raise ControlRefused(
             f"concurrency must be a whole number from 1 to {_CONCURRENCY_MAX}, not {concurrency}; "
             "pause the channel to stop it, or give null to leave it to the settings"
         )

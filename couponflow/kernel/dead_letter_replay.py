@@ -62,11 +62,11 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
     left: list[LeftLetter]
     """The refused and skipped ones, the first 1,000 of them."""
     more: bool
-    """The limit was reached: more may match."""
+    """The limit was reached, and letters that matched were left because of it."""
 
 
 class DiscardReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How many letters are gone, and whether the limit was reached, so that more may match."""
+    """How many letters are gone, and whether some that matched were left because of the limit."""
 
     discarded: int
     more: bool
@@ -301,7 +301,7 @@ async def _walk(
     deal_with: Callable[[Connection, Sequence[_Locked]], Awaitable[Callable[[], None]]],
     progress: Progress | None,
 ) -> bool:
-    """Deal with matching letters in transactions of some; whether the bound ended it.
+    """Deal with matching letters in transactions of some; whether the bound left any of them.
 
     What `deal_with` returns is called after the commit.
     """
@@ -335,7 +335,15 @@ async def _walk(
         if len(letters) < wanted:
             return False
         after_at, after_id = letters[-1].dead_at, letters[-1].id
-    return True
+    parameters = {
+        **filter_parameters(letter_filter),
+        "as_of": as_of,
+        "after_at": after_at,
+        "after_id": after_id,
+    }
+    async with database.connection() as connection:
+        cursor = await connection.execute(matching("letters_are_left"), parameters)
+        return await cursor.fetchone() == (True,)
 
 
 async def _known_messages(connection: Connection, letters: Sequence[_Locked]) -> dict[str, str]:

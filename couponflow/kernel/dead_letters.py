@@ -18,6 +18,8 @@ _NUL_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 # More than PostgreSQL's numeric holds begins beyond these; strings that look so do no harm.
 _LONG_NUMBER = re.compile(r"[eE][+-]?\d{4}|\d{1000}")
 _GROUPS_SHOWN = 20
+LATEST = 253_370_764_800.0
+"""The year 9999, in seconds since the epoch: the last that Python reads."""
 
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -144,12 +146,17 @@ async def bury(connection: Connection, letters: Sequence[DeadLetter]) -> None:
                     "reason": storable_text(letter.reason) or "no reason was given",
                     "attempts": max(1, letter.attempts),
                     "correlation_id": storable_text(letter.correlation_id),
-                    "published_at": letter.published_at,
+                    "published_at": _storable_time(letter.published_at),
                     "errors": errors_json(letter.errors),
                 }
                 for letter in letters
             ],
         )
+
+
+def _storable_time(seconds: float | None) -> float | None:
+    """A time that can also be read back; any other is forgotten."""
+    return seconds if seconds is not None and 0 <= seconds < LATEST else None
 
 
 async def count_by_channel(connection: Connection) -> dict[str, int]:

@@ -17,6 +17,7 @@ from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import Database, DatabaseAway
 from couponflow.kernel.dead_letters import AttemptError, storable_text
 from couponflow.kernel.envelope import Envelope
+from couponflow.kernel.error_text import describe
 from couponflow.kernel.handlers import (
     DeliveryError,
     Discard,
@@ -31,6 +32,7 @@ from couponflow.kernel.handlers import (
 )
 from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.kernel.outbox import END_OF_TIME
+from couponflow.kernel.outbox_rows import PUT_OFF_SECONDS
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
 from couponflow.messages import Message
 
@@ -96,7 +98,12 @@ class HandlerRunner:
     async def _attempt(self, envelope: Envelope) -> Verdict:
         runnable = self._handlers.get(type(envelope.message))
         if runnable is None:
-            return Dead(reason=f"no handler for {type(envelope.message).__name__} in this version")
+            text = f"no handler for {type(envelope.message).__name__} in this version"
+            if envelope.handover >= FORGIVEN_HANDOVERS_MAX:
+                return self._dead(envelope, text)
+            # A newer daemon may have one.
+            error = self._error(envelope, text)
+            return Later(after_seconds=PUT_OFF_SECONDS, error=error, forgiven=True)
         retry = runnable.policy.retry
         if envelope.attempt > retry.max_attempts:
             return self._dead(
@@ -161,7 +168,7 @@ class HandlerRunner:
     def _judge_failure(
         self, envelope: Envelope, runnable: _Runnable, failure: Exception
     ) -> Verdict:
-        text = f"{type(failure).__name__}: {failure}"
+        text = describe(failure)
         # Giving it back changes nothing if the effect was committed after all: the row is gone.
         away = isinstance(failure, (DatabaseAway, CommitUnknown))
         if away and envelope.handover < FORGIVEN_HANDOVERS_MAX:

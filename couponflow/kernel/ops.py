@@ -18,8 +18,10 @@ from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.outbox_rows import OutboxCounts
 from couponflow.kernel.problems import CONTENT_TYPE, Problem, problem_type
 from couponflow.kernel.supervisor import State, Supervisor
+from couponflow.messages import CHANNELS
 
 MAX_BODY_BYTES = 65_536
+NO_ROWS = OutboxCounts(due=0, later=0, leased=0, streamed=0, oldest_due_seconds=0.0)
 
 
 class QueueState(msgspec.Struct, frozen=True):
@@ -83,7 +85,7 @@ class Queues:
         )
         for name, count in {**dict.fromkeys(self._latest, 0), **self.dead_letters}.items():
             dead.add_metric([name], count)
-        for name, counts in self.outbox.items():
+        for name, counts in {**dict.fromkeys(CHANNELS, NO_ROWS), **self.outbox}.items():
             rows.add_metric([name, "due"], counts.due)
             rows.add_metric([name, "later"], counts.later)
             rows.add_metric([name, "leased"], counts.leased)

@@ -13,6 +13,7 @@ again, so two messages about one thing may overtake each other: a handler that m
 that only move forward, or compares times.
 """
 
+import functools
 import uuid
 from collections.abc import Sequence
 
@@ -30,6 +31,8 @@ from couponflow.messages import Message
 NOTIFY_CHANNEL = "couponflow_outbox"
 END_OF_TIME = 253_370_764_800.0
 """No message can wait for this, the year 9999, or for longer."""
+MESSAGE_BYTES_MAX = 1_000_000
+"""A stream takes 1 MiB in one entry: the message in JSON, and what is known of it."""
 
 _queries = load_queries("outbox")
 _clock = SystemClock()
@@ -63,7 +66,8 @@ async def publish(
 
     Returns its id, or None when a message with the same `dedup_key` is not done yet. Raises
     `psycopg.errors.UniqueViolation` for a `message_id` that is in the outbox, and `ValueError` for
-    one that is no UUID and for an `available_at` that never comes.
+    one that is no UUID, for an `available_at` that never comes and for a message that does not fit
+    its own type (constructors do not check) or is too large. Then nothing is written.
     """
     outgoing = Outgoing(
         message=message,
@@ -82,6 +86,7 @@ async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> 
         return []
     for each in outgoing:
         _require_some_day(each.available_at)
+    messages = [_checked_json(each.message) for each in outgoing]
     now = _clock.now()
     around = structlog.contextvars.get_contextvars().get("correlation_id")
     ids = [
@@ -92,7 +97,7 @@ async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> 
         {
             "ids": ids,
             "channels": [each.message.channel for each in outgoing],
-            "messages": [msgspec.json.encode(each.message).decode() for each in outgoing],
+            "messages": messages,
             "correlation_ids": [
                 each.correlation_id or around or id_
                 for each, id_ in zip(outgoing, ids, strict=True)
@@ -104,6 +109,27 @@ async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> 
     written = {str(row[0]) for row in await cursor.fetchall()}
     crash_point("outbox.published")
     return [id_ if id_ in written else None for id_ in ids]
+
+
+def _checked_json(message: Message) -> str:
+    """The message in JSON, which whoever is handed it can read."""
+    name = type(message).__name__
+    try:
+        encoded = msgspec.json.encode(message)
+        _decoder(type(message)).decode(encoded)
+    except (UnicodeEncodeError, msgspec.ValidationError) as error:
+        raise ValueError(f"this {name} does not fit its type: {error}") from error
+    if len(encoded) > MESSAGE_BYTES_MAX:
+        raise ValueError(
+            f"this {name} has {len(encoded):,} bytes in JSON; at most {MESSAGE_BYTES_MAX:,} fit: "
+            "shorten its texts, or say where to find them"
+        )
+    return encoded.decode()
+
+
+@functools.cache
+def _decoder(message_type: type[Message]) -> msgspec.json.Decoder[Message]:
+    return msgspec.json.Decoder(message_type)
 
 
 def _require_some_day(available_at: float | None) -> None:

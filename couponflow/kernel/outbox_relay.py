@@ -20,7 +20,7 @@ from couponflow.kernel.backoff import exponential_backoff
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.controls import ChannelControls
 from couponflow.kernel.database import Database, DatabaseAway
-from couponflow.kernel.dead_letters import DeadLetter
+from couponflow.kernel.dead_letters import AttemptError, DeadLetter
 from couponflow.kernel.envelope import Envelope
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.identifiers import Uuid7Generator
@@ -186,7 +186,7 @@ class _Feeder:
             in_hand.update(row.message_id for row in rows)
             envelopes, broken = self._open(rows)
             if broken:
-                await self._bury(broken)
+                await self._put_off(broken)
             if envelopes:
                 await self._sink.put(envelopes)
             settled = rows if self._sink.settles else [row for row, _ in broken]
@@ -221,11 +221,20 @@ class _Feeder:
             )
         return envelopes, broken
 
-    async def _bury(self, broken: Sequence[tuple[OutboxRow, str]]) -> None:
-        """Bury what does not decode: written by a newer version, or by somebody else."""
-        for row, reason in broken:
+    async def _put_off(self, broken: Sequence[tuple[OutboxRow, str]]) -> None:
+        """Leave what does not decode to a newer version; bury what none has come for."""
+        parts = self._parts
+        now, name = parts.clock.now(), parts.lease.name
+        errors = [
+            (Token(row.message_id, row.handover), AttemptError(row.attempt, now, name, reason))
+            for row, reason in broken
+        ]
+        async with parts.database.connection() as connection:
+            later = await outbox_rows.put_off(connection, parts.lease.worker_id, errors)
+        dead = [(row, reason) for row, reason in broken if row.message_id not in later]
+        for row, reason in dead:
             letter = DeadLetter(
-                id=self._parts.ids.make(self._parts.clock.now()),
+                id=parts.ids.make(now),
                 channel=self._channel,
                 message_id=row.message_id,
                 message=row.message.encode(),
@@ -234,10 +243,16 @@ class _Feeder:
                 correlation_id=row.correlation_id,
                 published_at=row.published_at,
             )
-            async with self._parts.database.transaction() as connection:
+            async with parts.database.transaction() as connection:
                 token = Token(row.message_id, row.handover)
                 await outbox_rows.bury_row(connection, token, letter)
-            _log.error("message is dead", channel=self._channel, reason=reason)
+        _log.error(
+            "messages that this version cannot read",
+            channel=self._channel,
+            put_off=len(later),
+            dead=len(dead),
+            reason=broken[0][1],
+        )
 
     async def _give_back(self, tokens: Sequence[Token]) -> None:
         # What a stream or a handler has by now has changed hands, and is not touched.

@@ -14,6 +14,11 @@ from couponflow.kernel.database import load_queries
 from couponflow.kernel.database_connection import Connection
 from couponflow.kernel.dead_letters import AttemptError, DeadLetter, bury, errors_json
 
+PUT_OFF_SECONDS = 30.0
+PUT_OFF_TIMES_MAX = 20
+"""Ten minutes for a rolling upgrade: until then a message that only the new version can read is
+handed to whoever comes, again and again."""
+
 _queries = load_queries("outbox")
 
 
@@ -177,6 +182,30 @@ async def put_back(connection: Connection, messages: Sequence[PutBack]) -> set[s
         },
     )
     return {row[0] for row in await cursor.fetchall()}
+
+
+async def put_off(
+    connection: Connection, owner: str, messages: Sequence[tuple[Token, AttemptError]]
+) -> set[str]:
+    """Give back what this version cannot read; the ids of what was not put off too often."""
+    cursor = await connection.execute(
+        _queries["put_off"],
+        {
+            **_arrays([token for token, _ in messages]),
+            "errors": [_error_json(error) for _, error in messages],
+            "owner": owner or None,
+            "after_seconds": PUT_OFF_SECONDS,
+            "times_max": PUT_OFF_TIMES_MAX,
+        },
+    )
+    return {row[0] for row in await cursor.fetchall()}
+
+
+async def is_known(connection: Connection, message_id: str) -> bool:
+    """Tell whether a message is on its way, done or dead."""
+    cursor = await connection.execute(_queries["is_known"], {"id": message_id})
+    row = await cursor.fetchone()
+    return bool(row and row[0])
 
 
 async def adopt(

@@ -17,6 +17,7 @@ import structlog
 from couponflow.kernel import outbox_rows
 from couponflow.kernel.backoff import exponential_backoff
 from couponflow.kernel.channel import Delivery, Subscription
+from couponflow.kernel.clock import Clock
 from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import Database, DatabaseAway
 from couponflow.kernel.database_connection import Connection
@@ -29,6 +30,7 @@ from couponflow.kernel.workers import WorkerLease
 
 BATCH_MAX = 500
 _TROUBLE = (DatabaseAway, psycopg.OperationalError)
+_UNWRITABLE = "PostgreSQL refuses what became of it; the log says why"
 _log = structlog.get_logger("couponflow.messages")
 
 
@@ -82,6 +84,7 @@ class Settler:
         randomness: random.Random,
         counts: ChannelCounts,
         lease: WorkerLease,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._subscription = subscription
@@ -89,6 +92,7 @@ class Settler:
         self._randomness = randomness
         self._counts = counts
         self._lease = lease
+        self._clock = clock
         self._judged: deque[Judged] = deque()
         self._awaited: dict[str, anyio.Event] = {}
         self._wake = anyio.Event()
@@ -148,10 +152,28 @@ class Settler:
                 uncertain = True
                 _log.warning("messages not settled yet", messages=len(batch), error=str(error))
                 await anyio.sleep(wait)
+            except psycopg.Error as error:
+                await self._write_apart(batch, error)
+                return
             else:
                 # The call before may have been carried out, and only its answer was lost.
                 self._count(batch, frozenset() if uncertain else refused)
                 return
+
+    async def _write_apart(self, batch: Sequence[Judged], error: psycopg.Error) -> None:
+        """Close in by halves on the message whose verdict PostgreSQL refuses, and bury it alone."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write_until_written(batch[:middle])
+            await self._write_until_written(batch[middle:])
+            return
+        delivery, verdict = batch[0]
+        reason = f"PostgreSQL refuses what became of it: {error.diag.message_primary or error}"
+        _log.error("message is dead", channel=delivery.message.message.channel, reason=reason)
+        if isinstance(verdict, Dead) and verdict.reason == _UNWRITABLE:
+            # Not even the plain letter: rather than lose the message, fail and be seen.
+            raise error
+        await self._write_until_written([(delivery, Dead(reason=_UNWRITABLE, attempts=1))])
 
     async def _write(self, batch: Sequence[Judged]) -> Set[str]:
         """Write a whole batch; a second call after one that failed half-way changes nothing more.
@@ -213,7 +235,7 @@ class Settler:
 
     def _letter(self, envelope: Envelope, reason: str, error: AttemptError | None) -> DeadLetter:
         return DeadLetter(
-            id=self._ids.make(envelope.published_at),
+            id=self._ids.make(self._clock.now()),
             channel=envelope.message.channel,
             message_id=envelope.message_id,
             message=msgspec.json.encode(envelope.message),

@@ -69,6 +69,16 @@ order by dead_at, id
 limit %(limit)s
 for update skip locked;
 
+-- name: letters_are_left
+-- Whether any letters come after those that were dealt with. None is locked: whoever works on them
+-- at the same time would pass over it.
+select exists (
+    select from dead_letters
+    where {matching}
+      and dead_at <= %(as_of)s
+      and (%(after_at)s::timestamptz is null or (dead_at, id) > (%(after_at)s, %(after_id)s::uuid))
+);
+
 -- name: known_messages
 -- Which messages are on their way or done, and so must not be written again.
 select id::text, 'outbox' from outbox where id = any(%(ids)s::uuid[])

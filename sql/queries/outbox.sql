@@ -147,6 +147,26 @@ from unnest(
 where o.id = g.id and o.handovers = g.handovers
 returning o.id::text;
 
+-- name: put_off
+-- Give back messages that this version cannot read, for a newer one; those that were put off too
+-- often are not touched, and not returned.
+update outbox o
+set owner = null, begun = false, stream_entry = null, handovers = o.handovers + 1,
+    attempts = greatest(0, o.attempts - o.begun::integer),
+    available_at = clock_timestamp() + %(after_seconds)s * interval '1 second',
+    errors = o.errors || g.error::jsonb
+from unnest(%(ids)s::uuid[], %(handovers)s::integer[], %(errors)s::text[])
+    as g (id, handovers, error)
+where o.id = g.id and o.handovers = g.handovers and not (o.begun and o.owner <> %(owner)s)
+  and jsonb_array_length(o.errors) < %(times_max)s
+returning o.id::text;
+
+-- name: is_known
+-- Whether a message is on its way, done or dead.
+select exists (select from outbox where id = %(id)s)
+    or exists (select from processed_messages where message_id = %(id)s)
+    or exists (select from dead_letters where message_id = %(id)s::text);
+
 -- name: adopt
 -- Take in a message that came through a stream without a row here, to try it again later; not one
 -- that is done or dead, and came again only because the stream was not told.

@@ -25,7 +25,7 @@ from tests.kernel.api_client import (
     problem_of,
     token,
 )
-from tests.samples import rows_of
+from tests.samples import make_click, rows_of
 
 EMAIL = {"to": "mira@example.com", "subject": "Hello", "text": "Your cashback is here."}
 EMAIL_JSON = msgspec.json.encode(EMAIL)
@@ -155,7 +155,11 @@ async def test_a_message_may_wait_and_be_the_only_one(administered: Administered
         (b"{}", 422, "$.to"),
         (msgspec.json.encode({**EMAIL, "to": "nobody"}), 422, "$.to"),
         (msgspec.json.encode({**EMAIL, "to": 7}), 422, "$.to"),
+        (msgspec.json.encode({**EMAIL, "to": "a@b\n"}), 422, "$.to"),
         (msgspec.json.encode({**EMAIL, "subject": ""}), 422, "$.subject"),
+        (msgspec.json.encode({**EMAIL, "subject": "a\r\nBcc: b@c"}), 422, "$.subject"),
+        (msgspec.json.encode({**EMAIL, "text": "a\0"}), 422, "$.text"),
+        (msgspec.json.encode({**EMAIL, "html": "a\0"}), 422, "$.html"),
         (msgspec.json.encode({**EMAIL, "cc": "a@b"}), 422, "$.cc"),
         (msgspec.json.encode({**EMAIL, "type": "sms.v1"}), 422, "$.type"),
         (msgspec.json.encode({**EMAIL, "text": "x" * 200_001}), 422, "$.text"),
@@ -365,6 +369,34 @@ async def test_a_limit_that_makes_no_sense_is_refused(
         "/api/v1/queue/sms/limits", content=body, headers=SERVICE
     )
     assert problem_of(response).status in (400, 422)
+    assert await rows_of(administered.url, EVERYTHING) == [(0,), (0,), (0,)]
+
+
+async def test_clicks_have_a_rate_but_no_concurrency(administered: Administered) -> None:
+    path = "/api/v1/queue/clicks/limits"
+    refused = await administered.client.post(path, content=b'{"concurrency": 3}', headers=SERVICE)
+    problem = problem_of(refused)
+    assert (refused.status_code, problem.type) == (422, "urn:couponflow:problem:invalid-body")
+    assert "the channel clicks has no concurrency" in problem.detail
+    assert await rows_of(administered.url, EVERYTHING) == [(0,), (0,), (0,)]
+    taken = await administered.client.post(
+        path, content=b'{"rate_per_second": 5, "concurrency": null}', headers=SERVICE
+    )
+    assert taken.json() == {
+        "channel": "clicks",
+        "paused": False,
+        "rate_per_second": 5.0,
+        "concurrency": None,
+    }
+
+
+async def test_a_message_that_no_stream_takes_is_refused(administered: Administered) -> None:
+    click = msgspec.json.encode(make_click(1, user_agent="x" * 1_000_000))
+    response = await administered.client.post(
+        "/api/v1/queue/clicks", content=click, headers=SERVICE
+    )
+    assert (response.status_code, problem_of(response).path) == (422, "$")
+    assert "larger than 1,000,000 bytes" in problem_of(response).detail
     assert await rows_of(administered.url, EVERYTHING) == [(0,), (0,), (0,)]
 
 

@@ -47,7 +47,7 @@ class Consuming:
     """A clicks role and everything it touches."""
 
     def __init__(self, database: Database, settings: ClicksSettings = QUICK) -> None:
-        clock = ManualClock()
+        self.clock = clock = ManualClock()
         self.channel: MemoryChannel[Click] = MemoryChannel("clicks", 10_000, clock)
         self.metrics = ChannelCounts()
         self.health = HealthBoard(clock)
@@ -170,6 +170,79 @@ async def test_what_is_on_a_paused_channel_is_stored_when_the_role_stops(
         await until(lambda: consuming.metrics.done == 50)
         tasks.cancel_scope.cancel()
     assert await count(stocked.url) == 50
+
+
+async def limit(database: Database, consuming: Consuming, rate: float | None) -> None:
+    async with database.transaction() as connection:
+        await set_control(connection, Click.channel, rate_per_second=rate, actor="a test")
+    await until(lambda: consuming.controls.of(Click.channel).rate_per_second == rate)
+
+
+@asynccontextmanager
+async def at_a_rate(consuming: Consuming, database: Database, rate: float) -> AsyncIterator[None]:
+    """Run the role once it is known how fast it may be."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consuming.controls.run)
+        await limit(database, consuming, rate)
+        async with consuming.running():
+            yield
+        tasks.cancel_scope.cancel()
+
+
+async def test_clicks_are_stored_no_faster_than_the_rate(stocked: Database) -> None:
+    consuming = Consuming(stocked)
+    async with at_a_rate(consuming, stocked, 50.0):
+        await consuming.publish(*range(20))
+        # A tenth of a second's worth is a batch; the next waits until the clock has moved.
+        for earned in (5, 10, 15):
+            await until(lambda wanted=earned: consuming.metrics.done == wanted)
+            await until_received(consuming, 5)
+            assert await count(stocked.url) == earned
+            consuming.clock.advance(0.1)
+        await until(lambda: consuming.metrics.done == 20)
+
+
+async def until_received(consuming: Consuming, clicks: int) -> None:
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while (await consuming.statistics()).in_flight != clicks:  # noqa: ASYNC110
+            await anyio.sleep(POLL_SECONDS)
+
+
+async def test_a_batch_that_waits_for_its_rate_heeds_another(stocked: Database) -> None:
+    consuming = Consuming(stocked)
+    async with at_a_rate(consuming, stocked, 0.001):
+        await consuming.publish(1, 2, 3)
+        await until(lambda: consuming.metrics.done == 1)
+        await until_received(consuming, 1)
+        await limit(stocked, consuming, None)
+        await until(lambda: consuming.metrics.done == 3)
+
+
+async def test_a_batch_that_waits_for_its_rate_is_given_back_by_a_pause(
+    stocked: Database,
+) -> None:
+    consuming = Consuming(stocked)
+    async with at_a_rate(consuming, stocked, 0.001):
+        await consuming.publish(1, 2)
+        await until(lambda: consuming.metrics.done == 1)
+        await until_received(consuming, 1)
+        await pause(stocked, paused=True)
+        await until_received(consuming, 0)
+        assert (await consuming.statistics()).depth == 1
+        await limit(stocked, consuming, None)
+        await pause(stocked, paused=False)
+        await until(lambda: consuming.metrics.done == 2)
+
+
+async def test_a_role_that_stops_stores_everything_whatever_the_rate(stocked: Database) -> None:
+    consuming = Consuming(stocked)
+    async with at_a_rate(consuming, stocked, 0.001):
+        await consuming.publish(*range(300))
+        await until(lambda: consuming.metrics.done == 1)
+        await until_received(consuming, 1)
+        consuming.handle.stopping.set()
+        await until(lambda: consuming.metrics.done == 300)
+    assert await count(stocked.url) == 300
 
 
 async def test_a_batch_is_bounded_by_size_and_time(stocked: Database) -> None:

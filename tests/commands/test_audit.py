@@ -13,6 +13,7 @@ NAMES = [
     "clicks-have-their-offer",
     "messages-are-in-one-place",
     "messages-at-work-have-a-living-owner",
+    "pushed-messages-are-somewhere",
     "nobody-is-told-twice",
     "done-means-told",
 ]

@@ -69,9 +69,11 @@ async def test_letters_are_listed_newest_first(
     shown = await command_line.run("dead-letters", "list")
     as_json = await command_line.run("dead-letters", "list", "--json")
     assert (shown.code, as_json.code) == (0, 0)
-    lines = [line for line in shown.out.splitlines() if "because" in line or "timed" in line]
-    assert [line.split()[1] for line in lines] == [new.id, old.id]
-    assert all(text in lines[1] for text in ("email.v1", "2026-09-21 14:13:20", "timed [out]"))
+    headings, *lines = shown.out.splitlines()
+    assert headings.split() == ["id", "channel", "type", "tries", "died"]
+    assert [line.split()[0] for line in lines[::2]] == [new.id, old.id]
+    assert lines[2].split()[1:] == ["emails", "email.v1", "3", "2026-09-21", "14:13:20"]
+    assert lines[3] == "  timed [out]"
     assert as_json.json()["total"] == 2
     assert as_json.json()["items"][1] == {
         "id": old.id,
@@ -103,6 +105,20 @@ async def test_a_list_can_be_narrowed(
     await bury_three(database)
     ended = await command_line.run("dead-letters", "list", "--json", *options)
     assert sorted(item["message_id"] for item in ended.json()["items"]) == expected
+
+
+async def test_a_list_can_be_read_in_80_columns(
+    command_line: CommandLine, database: Database
+) -> None:
+    buried = [dead_email(number, reason="timed out " * 20) for number in (1, 2)]
+    await bury_all(database, *buried)
+    ended = await command_line.run("dead-letters", "list", COLUMNS="80")
+    lines = ended.out.splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) == 80
+    assert {line[:36] for line in lines[1::2]} == {letter.id for letter in buried}
+    assert {line.split()[1] for line in lines[1::2]} == {"emails"}
+    assert lines[2] == f"  {'timed out ' * 7}timed o\N{HORIZONTAL ELLIPSIS}"
 
 
 async def test_a_list_says_how_many_it_does_not_show(

@@ -1,9 +1,11 @@
 import getpass
+import re
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from couponflow.kernel.channel import ChannelStatistics
 from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.health import HealthBoard
@@ -34,6 +36,50 @@ async def test_the_channels_of_the_running_daemon_are_shown(tmp_path: Path) -> N
     assert "clicks" in table.out
     assert "1,234" in table.out
     assert as_json.json()["channels"]["clicks"]["statistics"]["depth"] == 1_234
+
+
+MILLION = 1_000_000
+
+
+class HugeChannel:
+    """A channel with more of everything than fits beside anything else."""
+
+    name = "emails"
+
+    async def statistics(self) -> ChannelStatistics:
+        return ChannelStatistics(
+            capacity=MILLION,
+            depth=MILLION,
+            in_flight=MILLION + 1,
+            oldest_seconds=MILLION + 1.5,
+            waiting_publishers=0,
+            published=MILLION,
+            acknowledged=MILLION + 3,
+            rejected=MILLION + 4,
+            redelivered=0,
+        )
+
+
+async def test_the_numbers_are_whole_in_80_columns(tmp_path: Path, database_url: str) -> None:
+    app = ops_app(new_registry([]), HealthBoard(ManualClock()), (), Queues([HugeChannel()]))
+    listener = new_listener("hypercorn")
+    command_line = CommandLine(tmp_path, database_url)
+    await command_line.run("queue", "push", "sms", SMS, "--at", "2100-01-01T00:00:00Z")
+    async with serving(partial(serve, app), listener):
+        ended = await command_line.run(
+            "queue", "stats", COUPONFLOW_OPS_BIND=listener.address, COLUMNS="80"
+        )
+    assert (ended.code, ended.err) == (0, "")
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert [re.split(r" {2,}", line) for line in ended.out.splitlines()] == [
+        ["channel", "waiting", "in flight", "oldest", "done", "rejected", "dead"],
+        ["emails", "1,000,000", "1,000,001", "1,000,002 s", "1,000,003", "1,000,004", "0"],
+        ["sms", "-", "-", "-", "-", "-", "0"],
+        [""],
+        ["outbox", "due", "oldest due", "later", "leased", "streamed"],
+        ["emails", "0", "0 s", "0", "0", "0"],
+        ["sms", "0", "0 s", "1", "0", "0"],
+    ]
 
 
 async def test_without_a_daemon_it_says_how_to_start_one(tmp_path: Path) -> None:
@@ -133,6 +179,7 @@ async def test_a_channel_is_paused_limited_and_resumed(tmp_path: Path, database_
         ("limit", "sms", "--per-second", "inf"),
         ("limit", "sms", "--concurrency", "0"),
         ("limit", "sms", "--concurrency", "1.5"),
+        ("limit", "clicks", "--concurrency", "2"),
     ],
 )
 async def test_what_makes_no_sense_is_wrong_usage(
@@ -142,3 +189,14 @@ async def test_what_makes_no_sense_is_wrong_usage(
     assert (ended.code, ended.out) == (2, "")
     assert "Traceback" not in ended.err
     assert await rows_of(database_url, "select count(*) from channel_controls") == [(0,)]
+
+
+async def test_why_clicks_have_no_concurrency_is_said(tmp_path: Path, database_url: str) -> None:
+    command_line = CommandLine(tmp_path, database_url)
+    refused = await command_line.run("queue", "limit", "clicks", "--concurrency", "2")
+    assert (refused.code, refused.out) == (2, "")
+    assert "stores whole batches" in " ".join(refused.err.split())
+    taken = await command_line.run(
+        "queue", "limit", "clicks", "--per-second", "1", "--concurrency", "off", "--json"
+    )
+    assert list(taken.json().values()) == ["clicks", False, 1.0, None]

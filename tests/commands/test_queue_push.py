@@ -84,9 +84,16 @@ async def test_many_messages_are_pushed_from_lines(
     assert await rows_of(
         database_url, "select count(*), count(distinct message->>'to') from outbox"
     ) == [(1_203, 1_203)]
-    assert await rows_of(database_url, AUDIT) == [
-        (ACTOR, "channel.push", "emails", {"messages": 1_203})
-    ]
+    recorded = await rows_of(database_url, f"{AUDIT} order by recorded_at, id")
+    assert [row[:3] for row in recorded] == [(ACTOR, "channel.push", "emails")] * 5
+    # A blank line lies between any two messages, so a batch of 500 lines has 250.
+    ids = "select jsonb_array_length(details->'message_ids') from audit_logs order by 1"
+    assert await rows_of(database_url, ids) == [(203,), (250,), (250,), (250,), (250,)]
+    assert await rows_of(
+        database_url,
+        "select count(distinct o.id) from outbox o join audit_logs"
+        " on details->'message_ids' @> to_jsonb(o.id::text)",
+    ) == [(1_203,)]
 
 
 async def test_one_bad_line_and_nothing_is_pushed(

@@ -1,6 +1,7 @@
 import errno
 from collections.abc import Awaitable, Callable
 
+import psycopg
 import pytest
 
 from couponflow.commands.support import fail, print_json, run_async
@@ -55,6 +56,11 @@ def test_the_result_of_the_work_is_returned() -> None:
             1,
             "error: the disk cannot be used: No space left on device; mend that, or set "
             "COUPONFLOW_VAR_DIR to a folder that can be written to\n",
+        ),
+        (
+            psycopg.DataError("date too large\n(after year 10K)\nDETAIL:  private"),
+            1,
+            "error: PostgreSQL refused: date too large (after year 10K)\n",
         ),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],

@@ -34,8 +34,8 @@ async def test_a_child_that_ignores_the_first_signal_gets_the_next(tmp_path: Pat
     errors = tmp_path / "errors"
     child = start(STUBBORN, errors)
     await until_says(errors, "ready")
-    await end(child, [(signal.SIGINT, 0.2), (signal.SIGQUIT, 20.0), (signal.SIGKILL, 20.0)])
-    assert child.returncode == -signal.SIGQUIT
+    await end(child, [(signal.SIGINT, 0.2), (signal.SIGTERM, 20.0), (signal.SIGKILL, 20.0)])
+    assert child.returncode == -signal.SIGTERM
     assert "I stay" in errors.read_text()
 
 

@@ -8,7 +8,12 @@ from msgspec import UNSET, UnsetType
 from structlog.testing import capture_logs
 
 from couponflow.config import DatabaseSettings
-from couponflow.kernel.controls import ChannelControl, ChannelControls, set_control
+from couponflow.kernel.controls import (
+    ChannelControl,
+    ChannelControls,
+    ControlRefused,
+    set_control,
+)
 from couponflow.kernel.database import Database, open_database
 from couponflow.kernel.migrations import migrate
 from tests.postgres_server import PostgresServer
@@ -100,7 +105,7 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(
 ) -> None:
     await pause(database)
     async with database.transaction() as connection:
-        with pytest.raises(ValueError, match=f"^{problem}"):
+        with pytest.raises(ControlRefused, match=f"^{problem}"):
             await set_control(
                 connection,
                 "emails",
@@ -110,6 +115,20 @@ async def test_what_makes_no_sense_is_refused_and_changes_nothing(
             )
     assert await rows_of(database.url, ROWS) == [("emails", True, None, None, "cli:asha")]
     assert len(await rows_of(database.url, AUDIT)) == 1
+
+
+async def test_clicks_have_no_concurrency_but_a_rate(database: Database) -> None:
+    async with database.transaction() as connection:
+        with pytest.raises(ValueError, match=r"^the channel clicks has no concurrency: one"):
+            await set_control(
+                connection, "clicks", rate_per_second=5, concurrency=3, actor="cli:asha"
+            )
+    assert await rows_of(database.url, ROWS) == []
+    async with database.transaction() as connection:
+        await set_control(
+            connection, "clicks", rate_per_second=5, concurrency=None, actor="cli:asha"
+        )
+    assert await rows_of(database.url, ROWS) == [("clicks", False, 5.0, None, "cli:asha")]
 
 
 async def test_what_is_rolled_back_was_never_said(database: Database) -> None:

@@ -341,6 +341,7 @@ async def test_no_more_letters_than_agreed_are_touched_and_the_oldest_first(
     assert (report.replayed, report.more) == (4, True)
     assert await column(database, LETTERS) == [message_id(1), message_id(0)]
     assert await replay_all(database, expected=0) == msgspec.structs.replace(all_of(0), more=True)
+    assert await replay_all(database, expected=2) == all_of(2)
 
 
 async def test_letters_that_die_after_the_start_of_a_replay_are_not_chased(
@@ -477,6 +478,7 @@ async def test_no_more_letters_than_agreed_are_discarded(
     assert await discard_all(database, expected=4) == DiscardReport(discarded=4, more=True)
     assert await column(database, LETTERS) == [message_id(1), message_id(0)]
     assert len(await rows_of(database.url, AUDIT)) == 4
+    assert await discard_all(database, expected=2) == DiscardReport(discarded=2, more=False)
 
 
 async def test_discards_released_together_discard_each_letter_once(

@@ -9,6 +9,7 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.processors import format_exc_info
 
 from couponflow.config import DatabaseSettings
 from couponflow.kernel.attempt import AttemptOver, TransactionUsedUp
@@ -38,8 +39,9 @@ from couponflow.kernel.handlers import (
 )
 from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.kernel.outbox import END_OF_TIME
-from couponflow.kernel.outbox_rows import PutBack, Token
+from couponflow.kernel.outbox_rows import PUT_OFF_SECONDS, PutBack, Token
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
+from couponflow.kernel.telemetry import scrub
 from couponflow.messages import EmailRequested
 from tests.kernel.outboxes import (
     WORKER,
@@ -240,9 +242,13 @@ async def returning_nothing(message: EmailRequested, context: HandlerContext) ->
     """What a handler without types does when it forgets its outcome."""
 
 
-async def test_a_message_nobody_handles_is_dead() -> None:
-    verdict = await Bench(returning(DONE)).runner.attempt(envelope(sms()))
-    assert verdict == Dead(reason="no handler for SmsRequested in this version")
+async def test_a_message_nobody_handles_is_left_to_a_newer_version_for_a_while() -> None:
+    bench = Bench(returning(DONE))
+    verdict = later(await bench.runner.attempt(envelope(sms())))
+    assert (verdict.forgiven, verdict.after_seconds) == (True, PUT_OFF_SECONDS)
+    assert error_of(verdict) == "no handler for SmsRequested in this version"
+    endless = envelope(sms(), handover=FORGIVEN_HANDOVERS_MAX)
+    assert isinstance(await bench.runner.attempt(endless), Dead)
 
 
 @pytest.mark.parametrize("error", [DatabaseAway("away"), CommitUnknown("unknown")])
@@ -378,6 +384,26 @@ async def test_an_exception_in_the_transaction_undoes_it(effects: Database) -> N
     assert error_of(verdict) == "ValueError: oh"
     assert await places(effects) == before
     assert await select(effects, "select count(*) from effects") == [(0,)]
+
+
+async def test_a_row_that_was_refused_is_neither_recorded_nor_logged(effects: Database) -> None:
+    async def run(message: EmailRequested, context: HandlerContext) -> Outcome:
+        async with context.transaction() as connection:
+            await connection.execute(
+                "insert into dead_letters values (gen_random_uuid(), 'a', %s, '{}', %s, 0)",
+                ["victim@private.example", "OTP is 4711"],
+            )
+        return DONE
+
+    with structlog.testing.capture_logs() as logged:
+        verdict = await Bench(run, effects).runner.attempt(await begun_envelope(effects))
+    assert "OTP is 4711" in str(logged[0]["exc_info"])
+    written = str([scrub(None, "", format_exc_info(None, "", event)) for event in logged])
+    assert written.count("violates check constraint") == 2
+    assert error_of(verdict).startswith("CheckViolation: new row for relation")
+    for text in (written, error_of(verdict)):
+        assert "victim" not in text
+        assert "4711" not in text
 
 
 async def test_a_handler_that_swallows_the_end_of_its_attempt_has_no_effect(

@@ -12,10 +12,11 @@ from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import ManualClock, SystemClock
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.ops import Queues, RoleMetrics, ops_app
+from couponflow.kernel.outbox_rows import OutboxCounts
 from couponflow.kernel.role import Role, RoleHandle, Stage
 from couponflow.kernel.supervisor import Supervisor
 from couponflow.kernel.telemetry import new_registry
-from couponflow.messages import Click
+from couponflow.messages import CHANNELS, Click
 from tests.samples import make_click
 
 
@@ -95,6 +96,26 @@ async def test_queues_are_shown_as_they_are_now(operated: Operated) -> None:
     assert state["statistics"]["oldest_seconds"] == 7
     assert await operated.metric("couponflow_queue_oldest_seconds") == {("clicks",): 7}
     assert await operated.metric("couponflow_dead_letters") == {("clicks",): 3, ("other",): 9}
+
+
+async def test_an_empty_outbox_is_zeros_for_every_channel(operated: Operated) -> None:
+    states = ("due", "later", "leased", "streamed")
+    zeros = {(channel, state): 0.0 for channel in CHANNELS for state in states}
+    assert await operated.metric("couponflow_outbox_rows") == zeros
+    overdue = dict.fromkeys(((channel,) for channel in CHANNELS), 0.0)
+    assert await operated.metric("couponflow_outbox_oldest_due_seconds") == overdue
+    operated.queues.outbox = {
+        "sms": OutboxCounts(1, 2, 3, 4, 5.5),
+        "other": OutboxCounts(6, 0, 0, 0, 0.0),
+    }
+    rows = await operated.metric("couponflow_outbox_rows")
+    assert [rows["sms", state] for state in states] == [1, 2, 3, 4]
+    assert (rows["other", "due"], rows["emails", "due"]) == (6, 0)
+    assert await operated.metric("couponflow_outbox_oldest_due_seconds") == {
+        **overdue,
+        ("sms",): 5.5,
+        ("other",): 0,
+    }
 
 
 async def test_metrics_are_in_the_format_that_is_scraped(operated: Operated) -> None:

@@ -1,6 +1,7 @@
 import math
 import uuid
 
+import msgspec
 import psycopg
 import pytest
 import structlog
@@ -9,12 +10,13 @@ from psycopg import AsyncConnection
 from couponflow.kernel.database import Database
 from couponflow.kernel.outbox import (
     END_OF_TIME,
+    MESSAGE_BYTES_MAX,
     NOTIFY_CHANNEL,
     Outgoing,
     publish,
     publish_many,
 )
-from couponflow.messages import EmailRequested
+from couponflow.messages import EmailRequested, Message, SmsRequested
 from tests.kernel.outboxes import (
     CHANNEL,
     WORKER,
@@ -27,6 +29,7 @@ from tests.kernel.outboxes import (
     sms,
     token_of,
 )
+from tests.samples import make_click
 
 LATER = 4_000_000_000.0
 
@@ -189,12 +192,51 @@ async def test_an_id_that_is_in_the_outbox_is_refused(database: Database) -> Non
 
 
 async def test_what_json_can_say_is_kept(database: Database) -> None:
-    said = EmailRequested(to="a@b.example", subject="NUL \0 and \U0001f600", text="\\u0000")
+    said = EmailRequested(to="a@b.example", subject="A \U0001f600", text="\t\\u0000\x7f\n")
     async with database.transaction() as connection:
         await publish(connection, said)
     await register(database, WORKER)
     [row] = await claim(database)
-    assert "\\u0000 and" in row.message
+    assert msgspec.json.decode(row.message, type=EmailRequested) == said
+
+
+LARGE = msgspec.structs.replace(make_click(1), user_agent="x" * (MESSAGE_BYTES_MAX + 1))
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        (EmailRequested(to="nobody", subject="s", text="t"), r"EmailRequested .* `\$\.to`"),
+        (EmailRequested(to="a@b\n", subject="s", text="t"), r"EmailRequested .* `\$\.to`"),
+        (EmailRequested(to="a@b", subject="s\nBcc: c@d", text="t"), r"`\$\.subject`"),
+        (EmailRequested(to="a@b", subject="s", text="\0"), r"`\$\.text`"),
+        (EmailRequested(to="a@b", subject="s", text="x" * 60_001), r"`\$\.text`"),
+        (EmailRequested(to="a@b", subject="s", text="\ud800"), "EmailRequested .* surrogates"),
+        (SmsRequested(to="12", text="t"), r"SmsRequested .* `\$\.to`"),
+        (LARGE, r"Click has 1,000,\d{3} bytes in JSON; at most 1,000,000 fit"),
+    ],
+    ids=["address", "line break", "header", "nul", "long text", "surrogate", "number", "bytes"],
+)
+async def test_what_nobody_could_read_is_refused_and_nothing_is_written(
+    database: Database, message: Message, problem: str
+) -> None:
+    async with database.transaction() as connection:
+        with pytest.raises(ValueError, match=problem):
+            await publish_many(connection, [Outgoing(message=email()), Outgoing(message=message)])
+        with pytest.raises(ValueError, match=problem):
+            await publish(connection, message)
+    assert await waiting(database) == []
+
+
+async def test_a_message_may_be_as_large_as_it_is_said(database: Database) -> None:
+    room = MESSAGE_BYTES_MAX - len(msgspec.json.encode(msgspec.structs.replace(LARGE, referer="")))
+    largest = msgspec.structs.replace(
+        LARGE, user_agent="x" * (MESSAGE_BYTES_MAX + 1 + room), referer=""
+    )
+    assert len(msgspec.json.encode(largest)) == MESSAGE_BYTES_MAX
+    async with database.transaction() as connection:
+        written = await publish(connection, largest)
+    assert await waiting(database) == [written]
 
 
 async def notifications_of(database: Database, *transactions: list[Outgoing]) -> int:

@@ -14,6 +14,7 @@ from couponflow.kernel.health import Check
 from couponflow.kernel.migrations import migrate
 from couponflow.kernel.outbox import publish
 from couponflow.kernel.outbox_relay import CHECK, OutboxRelay
+from couponflow.kernel.outbox_rows import PUT_OFF_TIMES_MAX
 from couponflow.kernel.outbox_sinks import StreamSink
 from couponflow.kernel.redis_client import RedisAway
 from tests.fault_proxy import fault_proxy, postgres_target
@@ -135,18 +136,39 @@ async def test_a_paused_channel_is_handed_nothing(database: Database, tmp_path: 
     assert [each.message_id for each in envelopes] == published
 
 
-async def test_a_row_that_is_no_message_is_dead(database: Database, tmp_path: Path) -> None:
+async def make_unreadable(database: Database, *, put_off_times: int) -> None:
+    error = '{"attempt": 1, "at": 1.0, "worker": "w", "error": "cannot be read"}'
+    async with database.connection() as connection:
+        await connection.execute(
+            'update outbox set message = \'{"type":"email.v9"}\', errors = %s::jsonb where id = %s',
+            [f"[{','.join([error] * put_off_times)}]", message_id(1)],
+        )
+
+
+async def test_a_row_of_a_newer_version_is_left_to_it(database: Database, tmp_path: Path) -> None:
     async with plant(database, tmp_path) as built:
         await publish_emails(database, 2)
-        async with database.connection() as connection:
-            await connection.execute(
-                'update outbox set message = \'{"type":"email.v9"}\' where id = %s',
-                [message_id(1)],
-            )
+        await make_unreadable(database, put_off_times=0)
         async with relaying(built.relay()), built.channel.subscribe("test") as subscription:
             [envelope] = await received(subscription, 1)
             await until(lambda: built.lease.in_hand == {message_id(2)})
     assert envelope.message_id == message_id(2)
+    [(owner, attempts, errors, is_later)] = await select(
+        database,
+        "select owner, attempts, jsonb_array_length(errors), available_at > now()"
+        f" from outbox where id = '{message_id(1)}'",
+    )
+    assert (owner, attempts, errors, is_later) == (None, 0, 1, True)
+    assert await select(database, "select 1 from dead_letters") == []
+
+
+async def test_a_row_that_no_version_could_read_is_dead(database: Database, tmp_path: Path) -> None:
+    async with plant(database, tmp_path) as built:
+        await publish_emails(database, 2)
+        await make_unreadable(database, put_off_times=PUT_OFF_TIMES_MAX)
+        async with relaying(built.relay()), built.channel.subscribe("test") as subscription:
+            await received(subscription, 1)
+            await until(lambda: built.lease.in_hand == {message_id(2)})
     [(dead, reason, attempts)] = await select(
         database, "select message_id, reason, attempts from dead_letters"
     )

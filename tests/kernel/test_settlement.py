@@ -58,6 +58,7 @@ class Settling:
             random.Random(1),
             self.counts,
             built.lease,
+            built.clock,
         )
 
     async def settle(self, *judged: tuple[Envelope, Verdict]) -> None:

@@ -1,8 +1,13 @@
 import json
 import logging
+import time
+import traceback
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 import pytest
 import structlog
 from prometheus_client import generate_latest
@@ -14,7 +19,9 @@ from couponflow.kernel.telemetry import (
     LatencyHistogram,
     configure_logging,
     new_registry,
+    scrub,
 )
+from couponflow.messages import SmsRequested
 
 
 class Written:
@@ -92,6 +99,110 @@ def test_a_traceback_shows_no_local_variables(
     assert "hunter2" not in text.replace('password = "hunter2"', "")
 
 
+REFUSED = (
+    'new row for relation "t" violates check constraint "t_check"\n'
+    "DETAIL:  Failing row contains (7, victim@private.example,\nOTP is 4711).\n"
+    'CONTEXT:  PL/pgSQL function "f" line 3, OTP is 4711'
+)
+FORMATS = pytest.mark.parametrize("log_format", ["json", "console"])
+
+
+def log_failures() -> None:
+    """The same in all the ways that an error comes into a log."""
+    ours, theirs = structlog.get_logger("couponflow.test"), logging.getLogger("theirs")
+    try:
+        try:
+            raise psycopg.IntegrityError(REFUSED)
+        except psycopg.IntegrityError as error:
+            raise ExceptionGroup("several", [error, ValueError("what came after")]) from error
+    except ExceptionGroup as group:
+        ours.exception("failed", error=f"it: {REFUSED}")
+        ours.error("failed", exc_info=group, each=[{"error": group.exceptions[0]}])
+        ours.warning("failed", error=repr(group.exceptions[0]))
+        theirs.exception("failed: %s", group.exceptions[0])
+
+
+@FORMATS
+def test_what_postgres_quotes_of_a_row_is_not_logged(
+    written: Written, log_format: Literal["json", "console"]
+) -> None:
+    configure_logging("info", log_format)
+    log_failures()
+    text = written.text()
+    for private in ("private.example", "4711", "DETAIL", "CONTEXT"):
+        assert private not in text
+    assert text.count("t_check") >= 7
+    assert text.count("what came after") >= 3
+
+
+@FORMATS
+def test_addresses_numbers_and_passwords_are_masked(
+    written: Written, log_format: Literal["json", "console"]
+) -> None:
+    configure_logging("info", log_format)
+    secrets = ["victim@private.example", "+91 98765 43 210", "postgresql://me:hunter2@db.example/x"]
+    structlog.get_logger("couponflow.test").info(
+        f"to {secrets[0]}", to=secrets, by={secrets[0]: make_sms()}, raw=secrets[0].encode()
+    )
+    logging.getLogger("theirs").warning("%s <%s>, %s", "A", *secrets[:2])
+    text = written.text()
+    assert text.count("v***@private.example") == 5
+    assert text.count("+91***3210") == 3
+    assert "postgresql://me:***@db.example/x" in text
+    for secret in ("victim", "98765", "hunter2"):
+        assert secret not in text
+
+
+def make_sms() -> SmsRequested:
+    return SmsRequested(to="+919876543210", text="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("o'neil.x+tag@mail.example.org, a", "o***@mail.example.org, a"),
+        ("(+4915112345678)", "(+49***5678)"),
+        ("+1234567 is too short", "+1234567 is too short"),
+        ("2026-11-20T18:30:00+05:30", "2026-11-20T18:30:00+05:30"),
+        ("redis://user@host:6379/0", "redis://user@host:6379/0"),
+        ("rediss://:p/a@b@host/0", "rediss://:***@host/0"),
+        ("postgresql:///x?password=hunter2&host=a", "postgresql:///x?password=***&host=a"),
+        ("postgresql://me:***@db.example", "postgresql://me:***@db.example"),
+        ("a DETAIL: in a line", "a DETAIL: in a line"),
+    ],
+)
+def test_only_what_is_private_is_masked(text: str, expected: str) -> None:
+    assert scrub(None, "info", {"event": text, "rows": 5}) == {"event": expected, "rows": 5}
+
+
+def test_what_holds_nothing_private_keeps_its_type() -> None:
+    event = {
+        "event": "x",
+        "path": Path("x"),
+        "at": datetime(2026, 11, 20, tzinfo=UTC),
+        "raw": b"x",
+        "ok": None,
+    }
+    assert scrub(None, "info", dict(event)) == event
+
+
+@pytest.mark.parametrize("text", ["a'" * 50_000, "+1" * 50_000, "://" * 5_000, "\nDETAIL:" * 9_000])
+def test_a_hostile_text_is_scrubbed_in_no_time(text: str) -> None:
+    started = time.process_time()
+    scrub(None, "info", {"event": f"{text}@+ "})
+    assert time.process_time() - started < 1
+
+
+def test_a_console_line_is_followed_by_the_plain_traceback(written: Written) -> None:
+    configure_logging("info", "console")
+    try:
+        raise ValueError("to v@x.example")
+    except ValueError as error:
+        expected = "".join(traceback.format_exception(error)).replace("v@x", "v***@x")
+        structlog.get_logger("couponflow.test").exception("failed")
+    assert written.text().endswith(f"\n{expected}")
+
+
 def test_less_than_the_level_is_not_logged(written: Written) -> None:
     configure_logging("warning", "json")
     log = structlog.get_logger("couponflow.test")
@@ -137,7 +248,7 @@ def samples(histogram: LatencyHistogram) -> dict[str, float]:
 
 def test_a_histogram_counts_up_to_each_bound_inclusively() -> None:
     histogram = LatencyHistogram()
-    for seconds in (0.0, 0.00001, 0.0002, 0.001, 0.0011, 1.0, 1.5, 60.0):
+    for seconds in (0.0, 0.00001, 0.0002, 0.001, 0.0011, 1.0, 1.5, 30.0, 60.0):
         histogram.observe(seconds)
     counted = samples(histogram)
     assert counted["1e-05"] == 2
@@ -145,8 +256,10 @@ def test_a_histogram_counts_up_to_each_bound_inclusively() -> None:
     assert counted["0.001"] == 4
     assert counted["0.0025"] == 5
     assert counted["1.0"] == 6
-    assert counted["+Inf"] == counted["count"] == 8
-    assert counted["sum"] == pytest.approx(62.50231)
+    assert counted["5.0"] == 7
+    assert counted["30.0"] == 8
+    assert counted["+Inf"] == counted["count"] == 9
+    assert counted["sum"] == pytest.approx(92.50231)
     assert len(counted) == len(LATENCY_BOUNDS_SECONDS) + 3
 
 

@@ -52,7 +52,10 @@ class Sender:
 
     async def _send_batch(self, connection: Connection, count: int) -> None:
         first = len(self.message_ids)
-        outgoing = [Outgoing(message=a_message(first + number)) for number in range(count)]
+        outgoing = [
+            Outgoing(message=a_message(first + number), correlation_id=f"story {first + number}")
+            for number in range(count)
+        ]
         async with connection.transaction():
             written = await publish_many(connection, outgoing)
         self.message_ids += [each for each in written if each is not None]

@@ -1,13 +1,14 @@
 """Dead letters of a real daemon: found, looked at, sent again and given up, by hand and by HTTP."""
 
+import uuid
 from pathlib import Path
 
 import msgspec
 import psycopg
 import pytest
 
-from couponflow.kernel.outbox import publish
-from couponflow.messages import EmailRequested
+from couponflow.kernel.outbox import NOTIFY_CHANNEL
+from couponflow.kernel.outbox_rows import PUT_OFF_TIMES_MAX
 from tests.redis_server import RedisServer, ask
 from tests.system.api import caller
 from tests.system.daemon_process import SETTLE_SECONDS, DaemonProcess
@@ -63,13 +64,27 @@ async def act(daemon: DaemonProcess, *arguments: str) -> Acted:
     return msgspec.json.decode(result.out, type=Acted)
 
 
-async def send_email(daemon: DaemonProcess, text: str) -> str:
-    """Publish an email; PostgreSQL's JSON keeps a NUL, its text does not."""
-    message = EmailRequested(to="reader@mail.example", subject="Hello", text=text)
+async def write_unreadable_email(daemon: DaemonProcess, number: int) -> str:
+    """Write what `publish` refuses; PostgreSQL's JSON keeps a NUL, its text does not.
+
+    It was put off for a newer version so often that none is waited for any longer.
+    """
+    message = {"to": "reader@mail.example", "subject": "Hello", "text": f"un\0readable {number}"}
+    put_off = {"attempt": 1, "at": 1_790_000_000.0, "worker": "another:1", "error": "unreadable"}
+    message_id = str(uuid.uuid4())
     connecting = psycopg.AsyncConnection.connect(daemon.database_url, autocommit=True)
     async with await connecting as connection:
-        message_id = await publish(connection, message)
-    assert message_id is not None
+        await connection.execute(
+            "insert into outbox (id, channel, message, correlation_id, errors)"
+            " values (%s, 'emails', %s::json, %s, %s::jsonb)",
+            [
+                message_id,
+                msgspec.json.encode({"type": "email.v1", **message}).decode(),
+                message_id,
+                msgspec.json.encode([put_off] * PUT_OFF_TIMES_MAX).decode(),
+            ],
+        )
+        await connection.execute("select pg_notify(%s, '')", [NOTIFY_CHANNEL])
     return message_id
 
 
@@ -87,15 +102,16 @@ async def test_an_unreadable_text_is_dead_at_once_and_given_up_by_hand_and_by_ht
     environment = {**empty_database, **carrier, **IMPATIENT}
     async with DaemonProcess(var, demo=False, environment=environment) as daemon:
         await daemon.start()
-        message_ids = {await send_email(daemon, f"un\0readable {number}") for number in range(3)}
+        message_ids = {await write_unreadable_email(daemon, number) for number in range(3)}
         found = await letters(daemon, 3)
         assert {letter.message_id for letter in found} == message_ids
         assert {(letter.channel, letter.attempts) for letter in found} == {("emails", 1)}
-        assert all("NUL" in letter.reason for letter in found)
+        assert all("not a message of emails" in letter.reason for letter in found)
+        assert all("`$.text`" in letter.reason for letter in found)
         await counted(daemon, "emails", 3)
         shown = await daemon.command("dead-letters", "show", found[0].id)
         assert found[0].message_id in shown.out
-        assert "NUL" in shown.out
+        assert "`$.text`" in shown.out
         # Sent again it is told, for a letter is kept without what PostgreSQL cannot keep.
         replayed = await act(daemon, "replay", found[0].id, "--yes")
         assert replayed.report == Report(replayed=1)
