@@ -51,6 +51,11 @@ class Queues:
         """Likewise."""
         self._latest: dict[str, QueueState] = {}
 
+    def due(self, channel: str) -> int:
+        """How many messages of a channel waited in the outbox when it was last looked at."""
+        counts = self.outbox.get(channel)
+        return counts.due if counts else 0
+
     async def sample(self) -> dict[str, QueueState]:
         self._latest = {
             channel.name: QueueState(

@@ -72,6 +72,10 @@ async def test_the_database_and_the_queues_are_looked_at(database: Database) -> 
         await connection.execute(
             "insert into dead_letters values (gen_random_uuid(), 'clicks', 'a', '{}', 'x', 1)"
         )
+        await connection.execute(
+            "insert into outbox (id, channel, message, correlation_id)"
+            " values (gen_random_uuid(), 'clicks', '{}', 'c')"
+        )
     clock = ManualClock()
     channel: MemoryChannel[Click] = MemoryChannel("clicks", 100, clock)
     await channel.publish([make_click(1), make_click(2)])
@@ -91,7 +95,7 @@ async def test_the_database_and_the_queues_are_looked_at(database: Database) -> 
     assert checks[DATABASE_CHECK].ok
     assert (checks["queue:clicks"].ok, checks["queue:clicks"].detail) == (
         False,
-        "2 messages waiting",
+        "3 messages waiting",
     )
     assert queues.dead_letters == {"clicks": 1}
 
