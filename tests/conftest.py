@@ -16,7 +16,30 @@ from tests.postgres_server import PostgresServer, postgres_server
 from tests.redis_server import RedisCluster, RedisServer, ask, redis_cluster, redis_server
 
 _TEMPLATE = "couponflow_template"
+_SERVERS = {"postgres_url", "stoppable_postgres", "redis_url", "stoppable_redis"}
 _database_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-servers",
+        action="store_true",
+        help="only the tests that need neither PostgreSQL nor Redis, nor the whole daemon",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--without-servers"):
+        return
+    left_out = [item for item in items if _needs_servers(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not _needs_servers(item)]
+
+
+def _needs_servers(item: pytest.Item) -> bool:
+    wanted = set(item.fixturenames) if isinstance(item, pytest.Function) else set[str]()
+    is_cluster = "shared_redis_cluster" in wanted
+    return bool(wanted & _SERVERS) or is_cluster or item.get_closest_marker("system") is not None
 
 
 @pytest.fixture(scope="session")
