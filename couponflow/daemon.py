@@ -254,7 +254,7 @@ class _Daemon:
         await messaging.open(stack)
         self._queues.channels = messaging.channels()
         self._roles += messaging.roles()
-        self._sources.append(messaging.lease)
+        self._sources += messaging.sources()
         self._messaging = messaging
         return messaging
 

@@ -31,11 +31,13 @@ from couponflow.kernel.outbox_relay import OutboxRelay, RelayParts
 from couponflow.kernel.outbox_sinks import BareSink, MemorySink, Sink, StreamSink
 from couponflow.kernel.role import Role, RoleHandle, Stage
 from couponflow.kernel.shared_state import SharedState, SharedStateAway
+from couponflow.kernel.telemetry import MetricSource
 from couponflow.kernel.workers import WorkerLease
 from couponflow.messages import CHANNELS, Click
 from couponflow.roles import ROLES
 
 if TYPE_CHECKING:
+    from couponflow.kernel.outbox_verifier import OutboxVerifier
     from couponflow.kernel.redis_wiring import RedisWiring
 
 PARTITIONS_SECONDS = 3600.0
@@ -84,6 +86,7 @@ class Messaging:
         self._enveloped: dict[str, Channel[Envelope]] = {}
         self._streams: list[Stream[Envelope]] = []
         self._sinks: list[Sink] = []
+        self._verifier: OutboxVerifier | None = None
 
     @property
     def shared_state(self) -> SharedState | None:
@@ -99,6 +102,10 @@ class Messaging:
             self._open_in_memory()
         else:
             await self._open_in_redis(stack, self._parts.redis)
+
+    def sources(self) -> list[MetricSource]:
+        """What here has metrics."""
+        return [self.lease, *([self._verifier] if self._verifier is not None else [])]
 
     def channels(self) -> list[Channel[Click] | Channel[Envelope]]:
         """The channels that are open here."""
@@ -133,6 +140,7 @@ class Messaging:
                 self._streams.append(stream)
                 self._sinks.append(StreamSink(stream, database))
         if self.relays:
+            self._verifier = redis.verifier(self._streams, self._randomness)
             # Its row may only go when the click is stored, whatever the journal is content with.
             clicks = await redis.open_clicks(stack, "acknowledged")
             self._sinks.append(BareSink(clicks, Click, database))
@@ -206,9 +214,8 @@ class Messaging:
             )
         )
         async with anyio.create_task_group() as tasks:
-            if parts.redis is not None:
-                verifier = parts.redis.verifier(self._streams, self._randomness)
-                tasks.start_soon(verifier.run)
+            if self._verifier is not None:
+                tasks.start_soon(self._verifier.run)
             await relay.run(handle)
             tasks.cancel_scope.cancel()
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from couponflow.admin.store import list_controls, submit
+from couponflow.admin.store import submit
 from couponflow.admin.submissions import (
     Submission,
     checked_key,
@@ -29,17 +29,16 @@ from couponflow.kernel.api import (
     request_id_of,
     require_role,
 )
-from couponflow.kernel.controls import ChannelControl, ControlRefused, set_control
+from couponflow.kernel.controls import ChannelControl, ControlRefused, read_controls, set_control
 from couponflow.kernel.database import Database
 from couponflow.kernel.dead_letters import count_by_channel as count_dead_letters
-from couponflow.kernel.ops import Queues
+from couponflow.kernel.ops import NO_ROWS, Queues
 from couponflow.kernel.outbox_rows import OutboxCounts, count_by_channel
 from couponflow.kernel.shared_state import SharedState
 from couponflow.messages import CHANNELS, Message
 
 RATE_MAX = 1_000_000.0
 CONCURRENCY_MAX = 100_000
-_NO_ROWS = OutboxCounts(due=0, later=0, leased=0, streamed=0, oldest_due_seconds=0.0)
 _log = structlog.get_logger("couponflow.admin")
 
 
@@ -127,7 +126,7 @@ class _Routes:
         async with parts.database.connection() as connection:
             dead = await count_dead_letters(connection)
             outbox = await count_by_channel(connection)
-            controls = await list_controls(connection)
+            controls = await read_controls(connection)
         consumers = parts.consumers()
         channels: dict[str, ChannelStats] = {}
         for name in sorted({*parts.channels, *sampled, *dead, *outbox, *controls}):
@@ -143,7 +142,7 @@ class _Routes:
                 rate_per_second=control.rate_per_second,
                 concurrency=control.concurrency,
                 dead_letters=dead.get(name, 0),
-                outbox=outbox.get(name, _NO_ROWS),
+                outbox=outbox.get(name, NO_ROWS),
             )
         return json_response(200, QueueStats(channels))
 

@@ -10,7 +10,6 @@ import psycopg
 from couponflow.admin.submissions import IdempotentId, Submission, idempotent_id
 from couponflow.kernel import audit_log
 from couponflow.kernel.api import ProblemError
-from couponflow.kernel.controls import ChannelControl
 from couponflow.kernel.database import Connection, Database, load_queries
 from couponflow.kernel.outbox import Outgoing, publish, publish_many
 
@@ -151,12 +150,6 @@ async def record_push(
     await audit_log.record(
         connection, actor=actor, action=PUSH_ACTION, subject=channel, details=details
     )
-
-
-async def list_controls(connection: Connection) -> dict[str, ChannelControl]:
-    """What operators have said, by channel."""
-    cursor = await connection.execute(_queries["list_controls"])
-    return {row[0]: ChannelControl(*row[1:]) for row in await cursor.fetchall()}
 
 
 async def list_workers(connection: Connection, missing_seconds: float) -> list[Worker]:

@@ -17,13 +17,12 @@ import msgspec
 from starlette.datastructures import QueryParams
 
 from couponflow.kernel.api import ProblemError, decode_body, invalid_body
+from couponflow.kernel.clock import END_OF_TIME
 from couponflow.kernel.outbox import MESSAGE_BYTES_MAX
 from couponflow.messages import Message
 
 KEY_MAX = 255
 _NAME_SHOWN_MAX = 80
-# PostgreSQL holds years that Python does not: a row with one of them could not be read back.
-_YEAR_9999 = 253_370_764_800.0
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -114,7 +113,7 @@ def parse_moment(text: str) -> float:
         seconds = msgspec.convert(_SPACE_FOR_PLUS.sub("+", text), _Moment).timestamp()
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
         raise _invalid_moment() from error
-    if not 0 <= seconds < _YEAR_9999:
+    if not 0 <= seconds < END_OF_TIME:
         raise _invalid_moment()
     return seconds
 

@@ -5,7 +5,6 @@ adds to it. Another program needs no more than
 `XADD queue:emails * message '{"type":"email.v1",...}'`.
 """
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -15,7 +14,9 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from couponflow.kernel.channel import M
+from couponflow.kernel.clock import END_OF_TIME
 from couponflow.kernel.envelope import Envelope
+from couponflow.kernel.identifiers import is_canonical_uuid
 from couponflow.messages import Message
 
 T = TypeVar("T", bound=Message)
@@ -25,10 +26,7 @@ CORRELATION_CHARACTERS_MAX = 500
 ATTEMPT_MAX = 1_000_000
 HANDOVER_MAX = 2_000_000_000
 """What a database column holds: an entry of another program may say anything."""
-LATEST = 253_370_764_800.0
-"""The year 9999, in seconds since the epoch."""
 
-_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 # Any fixed value does: it keeps the ids made here apart from all others.
 _NAMESPACE = uuid.UUID("5e1b8a52-3f0c-5d1e-9f54-0d5a3a6c7b21")
 
@@ -180,7 +178,7 @@ def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
 
 def _uuid(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
     text = _text(fields, name)
-    if text is not None and not _CANONICAL_UUID.fullmatch(text):
+    if text is not None and not is_canonical_uuid(text):
         raise EntryMalformed(f"`{name.decode()}` is not a UUID in canonical lower-case text")
     return text
 
@@ -211,6 +209,6 @@ def _seconds(fields: Mapping[bytes, bytes], entry_id: str) -> float:
     except ValueError:
         seconds = -1.0
     # Not only negative: neither is NaN within.
-    if not 0.0 <= seconds < LATEST:
+    if not 0.0 <= seconds < END_OF_TIME:
         raise EntryMalformed("`published_at` is not in seconds since the epoch")
     return seconds

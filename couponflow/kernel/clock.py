@@ -3,6 +3,9 @@
 import time
 from typing import Protocol
 
+END_OF_TIME = 253_370_764_800.0
+"""The year 9999, in seconds since the epoch: PostgreSQL holds later times, Python reads none."""
+
 
 class Clock(Protocol):
     """Two clocks: one for dates, one for intervals."""

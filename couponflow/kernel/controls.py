@@ -106,11 +106,7 @@ class ChannelControls:
 
     async def _load(self) -> None:
         async with self._database.connection() as connection:
-            cursor = await connection.execute(_queries["every_control"])
-            controls = {
-                channel: ChannelControl(paused, rate_per_second, concurrency)
-                async for channel, paused, rate_per_second, concurrency in cursor
-            }
+            controls = await read_controls(connection)
         if self._stale:
             self._stale = False
             _log.info("channel controls are read again")
@@ -128,6 +124,12 @@ class ChannelControls:
             self.loaded.set()
             self._change.set()
             self._change = anyio.Event()
+
+
+async def read_controls(connection: Connection) -> dict[str, ChannelControl]:
+    """What operators have said, by channel."""
+    cursor = await connection.execute(_queries["every_control"])
+    return {row[0]: ChannelControl(*row[1:]) for row in await cursor.fetchall()}
 
 
 async def set_control(

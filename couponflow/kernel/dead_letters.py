@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from couponflow.kernel.clock import END_OF_TIME
 from couponflow.kernel.database import Connection, load_queries
 
 _queries = load_queries("dead_letters")
@@ -18,8 +19,6 @@ _NUL_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 # More than PostgreSQL's numeric holds begins beyond these; strings that look so do no harm.
 _LONG_NUMBER = re.compile(r"[eE][+-]?\d{4}|\d{1000}")
 _GROUPS_SHOWN = 20
-LATEST = 253_370_764_800.0
-"""The year 9999, in seconds since the epoch: the last that Python reads."""
 
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -156,7 +155,7 @@ async def bury(connection: Connection, letters: Sequence[DeadLetter]) -> None:
 
 def _storable_time(seconds: float | None) -> float | None:
     """A time that can also be read back; any other is forgotten."""
-    return seconds if seconds is not None and 0 <= seconds < LATEST else None
+    return seconds if seconds is not None and 0 <= seconds < END_OF_TIME else None
 
 
 async def count_by_channel(connection: Connection) -> dict[str, int]:

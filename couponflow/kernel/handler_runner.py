@@ -11,7 +11,7 @@ import structlog
 
 from couponflow.kernel.attempt import Attempt, AttemptOver
 from couponflow.kernel.breaker import DeadLetterBreaker
-from couponflow.kernel.clock import Clock
+from couponflow.kernel.clock import END_OF_TIME, Clock
 from couponflow.kernel.commit_outcome import CommitUnknown
 from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import Database, DatabaseAway
@@ -31,7 +31,6 @@ from couponflow.kernel.handlers import (
     Snooze,
 )
 from couponflow.kernel.message_metrics import ChannelCounts
-from couponflow.kernel.outbox import END_OF_TIME
 from couponflow.kernel.outbox_rows import PUT_OFF_SECONDS
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
 from couponflow.messages import Message

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
-from couponflow.kernel.clock import SystemClock
+from couponflow.kernel.clock import END_OF_TIME, SystemClock
 from couponflow.kernel.crash_points import crash_point
 from couponflow.kernel.database import load_queries
 from couponflow.kernel.database_connection import Connection
@@ -29,8 +29,6 @@ from couponflow.kernel.outbox_rows import float_or_none
 from couponflow.messages import Message
 
 NOTIFY_CHANNEL = "couponflow_outbox"
-END_OF_TIME = 253_370_764_800.0
-"""No message can wait for this, the year 9999, or for longer."""
 MESSAGE_BYTES_MAX = 1_000_000
 """A stream takes 1 MiB in one entry: the message in JSON, and what is known of it."""
 

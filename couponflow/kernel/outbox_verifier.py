@@ -5,11 +5,12 @@ over again. What is in the stream, or with a consumer, is left alone, however lo
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import anyio
 import psycopg
 import structlog
+from prometheus_client.core import CounterMetricFamily, Metric
 
 from couponflow.kernel import outbox_rows
 from couponflow.kernel.channel import Stream
@@ -42,6 +43,14 @@ class OutboxVerifier:
         self._verify_seconds = verify_seconds
         self.reset = 0
         """Messages found lost since the start."""
+
+    def collect(self) -> Iterable[Metric]:
+        """For /metrics."""
+        yield CounterMetricFamily(
+            "couponflow_outbox_lost",
+            "Messages that a stream had lost, handed over again.",
+            value=self.reset,
+        )
 
     async def run(self) -> None:
         """Walk until cancelled."""

@@ -2,7 +2,6 @@
 
 from couponflow.kernel.handlers import (
     DONE,
-    DeliveryError,
     Handler,
     HandlerContext,
     HandlerPolicy,
@@ -18,7 +17,6 @@ POLICY = HandlerPolicy(concurrency=20, timeout_seconds=30.0, retry=RetryPolicy()
 
 async def deliver_email(message: EmailRequested, context: HandlerContext) -> Outcome:
     """Put an email into the mailbox, once."""
-    _require_text(message.to, message.subject, message.text, message.html)
     async with context.transaction() as connection:
         await insert_notification(
             connection,
@@ -38,7 +36,6 @@ async def deliver_email(message: EmailRequested, context: HandlerContext) -> Out
 
 async def deliver_sms(message: SmsRequested, context: HandlerContext) -> Outcome:
     """Put an SMS into the mailbox, once."""
-    _require_text(message.text)
     async with context.transaction() as connection:
         await insert_notification(
             connection,
@@ -52,11 +49,6 @@ async def deliver_sms(message: SmsRequested, context: HandlerContext) -> Outcome
             ),
         )
     return DONE
-
-
-def _require_text(*texts: str) -> None:
-    if any("\0" in text for text in texts):
-        raise DeliveryError("the text holds a NUL character, which nobody can read", permanent=True)
 
 
 EMAIL_HANDLER = Handler("email", EmailRequested, deliver_email, POLICY)

@@ -20,10 +20,6 @@ limit 1;
 select id::text, correlation_id from outbox
 where channel = %(channel)s and dedup_key = %(dedup_key)s;
 
--- name: list_controls
--- What operators have said of channels.
-select channel, paused, rate_per_second, concurrency from channel_controls;
-
 -- name: list_workers
 -- Workers that live, and those that vanished, the ones last heard of first.
 select id::text, name, roles, version, started_at, seen_at,

@@ -14,7 +14,7 @@ from structlog.processors import format_exc_info
 from couponflow.config import DatabaseSettings
 from couponflow.kernel.attempt import AttemptOver, TransactionUsedUp
 from couponflow.kernel.breaker import DeadLetterBreaker
-from couponflow.kernel.clock import ManualClock
+from couponflow.kernel.clock import END_OF_TIME, ManualClock
 from couponflow.kernel.commit_outcome import CommitUnknown
 from couponflow.kernel.database import Database, DatabaseAway
 from couponflow.kernel.envelope import Envelope
@@ -38,7 +38,6 @@ from couponflow.kernel.handlers import (
     Snooze,
 )
 from couponflow.kernel.message_metrics import ChannelCounts
-from couponflow.kernel.outbox import END_OF_TIME
 from couponflow.kernel.outbox_rows import PUT_OFF_SECONDS, PutBack, Token
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
 from couponflow.kernel.telemetry import scrub

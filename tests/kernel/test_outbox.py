@@ -7,9 +7,9 @@ import pytest
 import structlog
 from psycopg import AsyncConnection
 
+from couponflow.kernel.clock import END_OF_TIME
 from couponflow.kernel.database import Database
 from couponflow.kernel.outbox import (
-    END_OF_TIME,
     MESSAGE_BYTES_MAX,
     NOTIFY_CHANNEL,
     Outgoing,

@@ -60,6 +60,8 @@ async def test_what_a_stream_lost_is_due_again(database: Database) -> None:
         (None, 2),
     ]
     assert walker.reset == 2
+    [lost] = walker.collect()
+    assert [sample.value for sample in lost.samples] == [2]
     assert [row.message_id for row in await claim(database)] == [message_id(1), message_id(3)]
 
 
