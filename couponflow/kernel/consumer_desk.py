@@ -8,7 +8,7 @@ from anyio.abc import TaskGroup
 
 from couponflow.kernel.channel import Delivery
 from couponflow.kernel.envelope import Envelope
-from couponflow.kernel.handler_runner import HandlerRunner
+from couponflow.kernel.handler_runner import COMMITTED, HandlerRunner
 from couponflow.kernel.settlement import Settler
 from couponflow.kernel.workers import WorkerLease
 
@@ -57,6 +57,7 @@ class Desk:
     """One consumer's attempts: a task each for those that wait for something.
 
     A task makes one attempt after the other, so a handler that never waits costs no task switch.
+    What waits together, and may, is attempted together.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Desk:
         self._places = places
         self._lease = lease
         self._todo: deque[Delivery[Envelope]] = deque()
+        self._alone: deque[Delivery[Envelope]] = deque()
+        """What was attempted with others, and is not done."""
         self._idle: list[anyio.Event] = []
         self._tasks: TaskGroup | None = None
         self._workers = 0
@@ -117,8 +120,9 @@ class Desk:
     def close(self) -> None:
         """Say that no more comes; what is here is still worked on."""
         self._closed = True
-        for idle in self._idle:
-            idle.set()
+        idle, self._idle = self._idle, []
+        for called in idle:
+            called.set()
 
     def _call_somebody(self) -> None:
         if self._idle:
@@ -129,8 +133,13 @@ class Desk:
 
     async def _work(self) -> None:
         while True:
+            if self._alone:
+                await self._make_attempt(self._alone.popleft())
+                continue
             if not self._todo:
                 if self._closed:
+                    # What others still attempt together may need somebody.
+                    self._workers -= 1
                     return
                 called = anyio.Event()
                 self._idle.append(called)
@@ -139,10 +148,43 @@ class Desk:
             delivery = self._todo.popleft()
             if delivery.message.lapsed:
                 await self._make_attempt_alone(delivery)
+                self.return_room(1)
+            elif self._todo and (batch := self._gather(delivery)):
+                await self._make_attempt_together(batch)
             else:
-                self._settler.settle(delivery, await self._runner.attempt(delivery.message))
+                await self._make_attempt(delivery)
+
+    async def _make_attempt(self, delivery: Delivery[Envelope]) -> None:
+        self._settler.settle(delivery, await self._runner.attempt(delivery.message))
+        self._lease.jobs_done += 1
+        self.return_room(1)
+
+    def _gather(self, first: Delivery[Envelope]) -> list[Delivery[Envelope]]:
+        """Take what waits here and may be attempted with `first`; nothing where that is alone."""
+        most = self._runner.together_max(first.message)
+        if most == 1:
+            return []
+        message_type = type(first.message.message)
+        batch = [first]
+        for _ in range(len(self._todo)):
+            delivery = self._todo.popleft()
+            fits = len(batch) < most and type(delivery.message.message) is message_type
+            if fits and self._runner.together_max(delivery.message) > 1:
+                batch.append(delivery)
+            else:
+                self._todo.append(delivery)
+        return batch if len(batch) > 1 else []
+
+    async def _make_attempt_together(self, batch: list[Delivery[Envelope]]) -> None:
+        done = await self._runner.attempt_together([delivery.message for delivery in batch])
+        for delivery in batch:
+            if delivery.message.message_id in done:
+                self._settler.settle(delivery, COMMITTED)
                 self._lease.jobs_done += 1
-            self.return_room(1)
+                self.return_room(1)
+            else:
+                self._alone.append(delivery)
+                self._call_somebody()
 
     async def _make_attempt_alone(self, delivery: Delivery[Envelope]) -> None:
         """Begin no other such message before this one is settled: it may kill this worker, too."""

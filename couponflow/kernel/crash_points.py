@@ -21,6 +21,8 @@ CRASH_POINTS: dict[str, str] = {
     "handler.effect": "the effect is written in a transaction that is not committed yet",
     "handler.committed": "effect and record are committed, and the channel does not know",
     "handler.returned": "the handler is done, and nobody but it knows",
+    "together.effect": "the effects of several messages are written and not committed yet",
+    "together.committed": "they are committed with their records, and the channel does not know",
     "handler.settled": "PostgreSQL knows what became of the messages, the channel does not",
     "channel.published": "the stream has the messages, and their sender does not know",
     "channel.received": "the stream counts messages as delivered that nobody has seen",
@@ -28,6 +30,8 @@ CRASH_POINTS: dict[str, str] = {
     "channel.acknowledged": "the stream has let go of messages, and their consumer does not know",
     "channel.malformed": "an ill-formed entry is a dead letter, and still in the stream",
     "dead_letters.replayed": "a replay is written in a transaction that is not committed yet",
+    "webhooks.verified": "events are verified, nothing is written, and nobody was answered",
+    "webhooks.stored": "events are in PostgreSQL with their messages, and nobody was answered",
     "clicks.stored": "clicks are rows, and their channel does not know",
     "clicks.handed_over": "a channel has taken clicks, and the journal's checkpoint is behind",
 }

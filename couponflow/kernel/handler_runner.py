@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import assert_never
 
 import anyio
@@ -33,6 +33,13 @@ from couponflow.kernel.handlers import (
 from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.kernel.outbox_rows import PUT_OFF_SECONDS
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
+from couponflow.kernel.together import (
+    TOGETHER_MAX,
+    RunTogether,
+    SomeWereTaken,
+    attempt_together,
+    may_go_together,
+)
 from couponflow.messages import Message
 
 FORGIVEN_HANDOVERS_MAX = 100
@@ -44,7 +51,8 @@ KEPT_SECONDS = 30.0
 """When a message that was kept from dying is tried again."""
 
 _FINISHED = Finished("done")
-_COMMITTED = Finished("done", recorded=True)
+COMMITTED = Finished("done", recorded=True)
+_NOBODYS_FAULT = (SomeWereTaken, DatabaseAway, CommitUnknown)
 _log = structlog.get_logger("couponflow.messages")
 
 
@@ -55,6 +63,7 @@ class _Runnable(msgspec.Struct, frozen=True):
     policy: HandlerPolicy
     run: Callable[[Message, HandlerContext], Awaitable[Outcome]]
     slots: anyio.Semaphore
+    run_together: RunTogether | None
 
 
 class HandlerRunner:
@@ -77,6 +86,7 @@ class HandlerRunner:
                 handler.policy,
                 handler.run,
                 anyio.Semaphore(handler.policy.concurrency, fast_acquire=True),
+                handler.run_together,
             )
             for handler in handlers
         }
@@ -93,6 +103,48 @@ class HandlerRunner:
             correlation_id=envelope.correlation_id, message_id=envelope.message_id
         ):
             return await self._attempt(envelope)
+
+    def together_max(self, envelope: Envelope) -> int:
+        """How many messages of its type may be attempted with this one, itself included."""
+        runnable = self._handlers.get(type(envelope.message))
+        can = runnable is not None and runnable.run_together and may_go_together(envelope)
+        return TOGETHER_MAX if can else 1
+
+    async def attempt_together(self, envelopes: Sequence[Envelope]) -> Set[str]:
+        """Make one attempt at messages of one type; the ids of those that are done for good.
+
+        What became of the others is not decided: they are to be attempted alone.
+        """
+        runnable = self._handlers[type(envelopes[0].message)]
+        started = self._clock.monotonic()
+        await _take(runnable.slots)
+        try:
+            with self._breaker.attempt():
+                done = await self._run_together(runnable, envelopes)
+        finally:
+            runnable.slots.release()
+        seconds = self._clock.monotonic() - started
+        for _ in done:
+            self._counts.seconds.observe(seconds)
+            self._breaker.record(dead=False)
+        return done
+
+    async def _run_together(self, runnable: _Runnable, envelopes: Sequence[Envelope]) -> Set[str]:
+        if runnable.run_together is None:
+            return frozenset()
+        try:
+            with anyio.fail_after(runnable.policy.timeout_seconds):
+                return await attempt_together(self._database, envelopes, runnable.run_together)
+        except Exception as error:  # noqa: BLE001 - each is judged when it is attempted alone
+            # A handler that always fails so is merely slow: the log is where that is seen.
+            log = _log.info if isinstance(error, _NOBODYS_FAULT) else _log.warning
+            log(
+                "messages will be attempted alone",
+                handler=runnable.name,
+                messages=len(envelopes),
+                error=describe(error),
+            )
+            return frozenset()
 
     async def _attempt(self, envelope: Envelope) -> Verdict:
         runnable = self._handlers.get(type(envelope.message))
@@ -136,7 +188,7 @@ class HandlerRunner:
             if failure is not None:
                 _log.error("handler failed after its commit", exc_info=failure)
             self._breaker.record(dead=False)
-            return _COMMITTED
+            return COMMITTED
         if attempt.over or isinstance(failure, AttemptOver):
             return Dropped()
         if failure is not None:

@@ -7,12 +7,15 @@
 
     Handler("email", EmailRequested, send, HandlerPolicy(concurrency=20))
 
+Where many messages wait, a transaction for each costs more than their effects; a handler may say
+how to have several in one (`run_together`).
+
 An exception is a failed attempt: it is recorded with its text and the message is tried again
 later, at most `max_attempts` times in all; then it is a dead letter. A `DeliveryError` says whether
 another attempt makes sense, and when.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -78,7 +81,7 @@ class HandlerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a handler in one daemon."""
 
     concurrency: int = 100
-    """Messages of this type worked on at once."""
+    """Attempts at this type at once, one at several messages being one."""
     timeout_seconds: float = 30.0
     """A longer attempt is cancelled and counts as failed."""
     retry: RetryPolicy = RetryPolicy()
@@ -111,6 +114,26 @@ class HandlerContext(Protocol):
         ...
 
 
+class Told(msgspec.Struct, Generic[T], frozen=True, kw_only=True, gc=False):
+    """One of several messages that a handler is given at once."""
+
+    message: T
+    message_id: str
+    correlation_id: str
+    published_at: float
+    """Seconds since the epoch."""
+
+
+def as_told(message: T, context: HandlerContext) -> Told[T]:
+    """One message as `run_together` would be given it."""
+    return Told(
+        message=message,
+        message_id=context.message_id,
+        correlation_id=context.correlation_id,
+        published_at=context.published_at,
+    )
+
+
 class Handler(msgspec.Struct, Generic[T], frozen=True):
     """A consumer of one message type; one for each type of a channel."""
 
@@ -118,3 +141,8 @@ class Handler(msgspec.Struct, Generic[T], frozen=True):
     message_type: type[T]
     run: Callable[[T, HandlerContext], Awaitable[Outcome]]
     policy: HandlerPolicy = HandlerPolicy()
+    run_together: Callable[[Sequence[Told[T]], Connection], Awaitable[Sequence[str]]] | None = None
+    """Has the effects of several messages in the given transaction, and says the ids of those that
+    had theirs; what it leaves out, or all if it raises, is given to `run`. It writes nothing for
+    what it leaves out, names the `correlation_id` of what it publishes, and is for a `run` that has
+    all of its effects in `context.transaction()`."""

@@ -78,8 +78,13 @@ async def publish(
     return written
 
 
-async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> list[str | None]:
-    """Write several messages in one statement; the ids in their order, None for one left out."""
+async def publish_many(
+    connection: Connection, outgoing: Sequence[Outgoing], *, unknown_only: bool = False
+) -> list[str | None]:
+    """Write several messages in one statement; the ids in their order, None for one left out.
+
+    With `unknown_only` a message is also left out whose id is on its way, done or dead.
+    """
     if not outgoing:
         return []
     for each in outgoing:
@@ -91,7 +96,7 @@ async def publish_many(connection: Connection, outgoing: Sequence[Outgoing]) -> 
         str(uuid.UUID(each.message_id)) if each.message_id else _ids.make(now) for each in outgoing
     ]
     cursor = await connection.execute(
-        _queries["publish"],
+        _queries["publish_unknown" if unknown_only else "publish"],
         {
             "ids": ids,
             "channels": [each.message.channel for each in outgoing],

@@ -29,7 +29,7 @@ from couponflow.kernel.outbox_rows import OutboxRow, PutBack, Token
 from couponflow.kernel.outbox_sinks import Sink
 from couponflow.kernel.role import RoleHandle
 from couponflow.kernel.workers import WorkerLease
-from couponflow.messages import CHANNELS, Message
+from couponflow.messages import CHANNELS, Message, message_decoder
 
 CHECK = "outbox:relay"
 GIVE_BACK_SECONDS = 2.0
@@ -125,7 +125,7 @@ class _Feeder:
         self._channel = sink.channel
         self._woken = anyio.Event()
         self._uncertain_until = float("-inf")
-        self._decode: Callable[[str], Message] = msgspec.json.Decoder(CHANNELS[sink.channel]).decode
+        self._decode: Callable[[str], Message] = message_decoder(CHANNELS[sink.channel]).decode
 
     def wake(self) -> None:
         self._woken.set()

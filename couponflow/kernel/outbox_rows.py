@@ -152,6 +152,12 @@ async def is_worker_alive(connection: Connection, owner: str) -> bool:
     return bool(row and row[0])
 
 
+async def hold(connection: Connection, tokens: Sequence[Token]) -> set[str]:
+    """Lock begun messages until the caller's commit; the ids of those that are still its own."""
+    cursor = await connection.execute(_queries["hold"], _arrays(tokens))
+    return {row[0] for row in await cursor.fetchall()}
+
+
 async def finish(
     connection: Connection, tokens: Sequence[Token], outcome: Literal["done", "discarded"]
 ) -> set[str]:

@@ -20,6 +20,35 @@ with given as (
 )
 select id::text from written where (select count(*) from told) >= 0;
 
+-- name: publish_unknown
+-- The same, for messages whose ids are made from what they follow from: one that is on its way, done
+-- or dead already is left out, too.
+with given as (
+    select *
+    from unnest(
+        %(ids)s::uuid[], %(channels)s::text[], %(messages)s::text[], %(correlation_ids)s::text[],
+        %(dedup_keys)s::text[], %(available_at)s::double precision[]
+    ) as g (id, channel, message, correlation_id, dedup_key, available_at)
+), written as (
+    insert into outbox (id, channel, message, correlation_id, dedup_key, available_at)
+    select id, channel, message::json, correlation_id, dedup_key,
+           coalesce(to_timestamp(available_at), now())
+    from given
+    where not exists (select from processed_messages p where p.message_id = given.id)
+      and not exists (
+          select from dead_letters d
+          where d.channel = given.channel and d.message_id = given.id::text
+      )
+    -- In one order everywhere, since two transactions may write the same.
+    order by id
+    on conflict do nothing
+    returning id, available_at
+), told as (
+    select pg_notify('couponflow_outbox', '')
+    where exists (select from written where available_at <= clock_timestamp())
+)
+select id::text from written where (select count(*) from told) >= 0;
+
 -- name: claim
 -- Take due messages of a channel, oldest first; nobody else can have them until they are given
 -- back. For a channel in memory the attempt begins with that (begun).
@@ -106,6 +135,14 @@ returning o.id::text, o.attempts, o.handovers, o.lapsed;
 -- name: is_worker_alive
 -- Whether this incarnation may still begin messages.
 select exists (select from workers where id = %(owner)s and expired_at is null);
+
+-- name: hold
+-- Lock messages that are worked on, in one order everywhere.
+select o.id::text
+from unnest(%(ids)s::uuid[], %(handovers)s::integer[]) as g (id, handovers)
+join outbox o on o.id = g.id and o.handovers = g.handovers and o.begun
+order by o.id
+for update of o;
 
 -- name: finish
 -- Let done messages go and remember that they are done; those of another by now stay.

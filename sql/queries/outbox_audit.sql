@@ -36,7 +36,9 @@ with recent as materialized (
     select recorded_at, actor, action, details
     from audit_logs
     where recorded_at > now() - %(hours)s * interval '1 hour'
-      and action in ('channel.push', 'dead_letters.replay', 'dead_letters.discard')
+      and action in (
+          'channel.push', 'dead_letters.replay', 'dead_letters.discard', 'webhooks.replay'
+      )
 ), recorded as materialized (
     select named.message_id::uuid as message_id, recent.recorded_at, recent.actor, recent.action
     from recent

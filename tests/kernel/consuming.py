@@ -16,9 +16,16 @@ from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.consumer import ChannelConsumers, ConsumerParts
 from couponflow.kernel.controls import ChannelControls
-from couponflow.kernel.database import Database
+from couponflow.kernel.database import Connection, Database
 from couponflow.kernel.envelope import Envelope
-from couponflow.kernel.handlers import Handler, HandlerContext, HandlerPolicy, Outcome, RetryPolicy
+from couponflow.kernel.handlers import (
+    Handler,
+    HandlerContext,
+    HandlerPolicy,
+    Outcome,
+    RetryPolicy,
+    Told,
+)
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.message_metrics import ChannelCounts
@@ -30,6 +37,7 @@ from tests.kernel.outboxes import CHANNEL
 from tests.samples import PATIENCE_SECONDS, POLL_SECONDS, until
 
 Run = Callable[[EmailRequested, HandlerContext], Awaitable[Outcome]]
+RunTogether = Callable[[Sequence[Told[EmailRequested]], Connection], Awaitable[Sequence[str]]]
 AT_ONCE = HandlerPolicy(retry=RetryPolicy(first_seconds=0.001))
 """Tried again at once."""
 
@@ -83,12 +91,15 @@ class Plant:
         *,
         concurrency: int = 10,
         consumers: int = 2,
+        run_together: RunTogether | None = None,
+        others: Sequence[Handler] = (),
     ) -> ChannelConsumers:
+        handler = Handler("test", EmailRequested, run, policy, run_together)
         return ChannelConsumers(
             ConsumerParts(
                 settings=ConsumersSettings(min=consumers, max=consumers, concurrency=concurrency),
                 channel=self.channel,
-                handlers=[Handler("test", EmailRequested, run, policy)],
+                handlers=[handler, *others],
                 waiting=self.waiting,
                 away=(),
                 database=self.database,
