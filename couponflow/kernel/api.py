@@ -1,4 +1,4 @@
-"""What the endpoints of the JSON API are written with: bodies, answers, refusals and who asks.
+"""What endpoints of the JSON API are written with: bodies, queries, answers, refusals, who asks.
 
     async def pause(request: Request) -> Response:
         wanted = await read_body(request, Wanted)
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -26,11 +27,13 @@ from starlette.types import Scope
 from couponflow.kernel.tokens import Identity, Role, TokenRefused, TokenVerifier
 
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 ANONYMOUS = "anonymous"
 _CALL = "couponflow.call"
 _AT = re.compile(r" - at `(\$[^`]*)`$")
+_SPACE_FOR_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
 
 
@@ -178,3 +181,27 @@ def invalid_body(text: str, path: str = "") -> ProblemError:
         path = f"{path}.{missing[1]}"
     detail = text if found else f"{text} - at `{path}`"
     return ProblemError(422, "invalid-body", "The body does not fit", detail, path=path)
+
+
+def read_query(query: QueryParams, query_type: type[S]) -> S:
+    """Decode a query in which only `id` may be given several times; raises `ProblemError`."""
+    given: dict[str, str | list[str]] = {}
+    for name in query:
+        values = query.getlist(name)
+        if name == "id":
+            given[name] = values
+        elif len(values) > 1:
+            raise invalid_query(f"{name[:80]!r} is given twice")
+        else:
+            # The plus sign of an offset may have become a space on its way.
+            moment = name in ("since", "until")
+            given[name] = _SPACE_FOR_PLUS.sub("+", values[0]) if moment else values[0]
+    try:
+        return msgspec.convert(given, query_type, strict=False)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise invalid_query(str(error)) from error
+
+
+def invalid_query(detail: str) -> ProblemError:
+    """The refusal of a query that does not fit."""
+    return ProblemError(422, "invalid-parameter", "A parameter is wrong", detail)

@@ -6,7 +6,7 @@ Whoever runs the same at the same time gets other letters.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from functools import partial
 
 import msgspec
 
@@ -22,14 +22,14 @@ from couponflow.kernel.dead_letters import (
     matching,
 )
 from couponflow.kernel.identifiers import Uuid7Generator, is_canonical_uuid
-from couponflow.messages import Message
+from couponflow.kernel.replays import Outcome, Progress, Replayed, Tally, walk
+from couponflow.messages import MessageTypes, message_decoder
 
 REPLAY_BATCH = 500
 """Letters replayed in one transaction."""
 DISCARD_BATCH = 100
 """Letters discarded in one transaction; each is kept whole in its audit row."""
 
-_LEFT_NAMED = 1_000
 _MESSAGE_CHARACTERS_KEPT = 1_000_000
 _ERRORS_KEPT = 100
 _ERROR_CHARACTERS_KEPT = 10_000
@@ -38,9 +38,6 @@ _HANDOVERS_MAX = 2_000_000_000
 
 _queries = load_queries("dead_letters")
 
-Progress = Callable[[int], None]
-"""Told how many letters have been dealt with so far."""
-
 
 class LeftLetter(msgspec.Struct, frozen=True):
     """A letter that was not replayed and is still there."""
@@ -48,21 +45,12 @@ class LeftLetter(msgspec.Struct, frozen=True):
     id: str
     channel: str
     message_id: str
-    outcome: Literal["refused", "skipped"]
+    outcome: Outcome
     """Refused: it would only die again. Skipped: its message is on its way, or done."""
     reason: str
 
 
-class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the letters."""
-
-    replayed: int
-    refused: int
-    skipped: int
-    left: list[LeftLetter]
-    """The refused and skipped ones, the first 1,000 of them."""
-    more: bool
-    """The limit was reached, and letters that matched were left because of it."""
+ReplayReport = Replayed[LeftLetter]
 
 
 class DiscardReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +87,7 @@ async def replay(
     letter_filter: LetterFilter,
     *,
     actor: str,
-    channels_known: Mapping[str, type[Message]],
+    channels_known: Mapping[str, MessageTypes],
     clock: Clock,
     ids: Uuid7Generator,
     limit: int | None = None,
@@ -113,9 +101,16 @@ async def replay(
     was committed by then stays replayed.
     """
     replaying = _Replaying(actor, letter_filter, channels_known, clock, ids)
-    bound = _least(limit, expected)
-    more = await _walk(database, letter_filter, REPLAY_BATCH, bound, replaying.batch, progress)
-    return replaying.report(more)
+    more = await _walk(
+        database,
+        letter_filter,
+        replaying.batch,
+        batch=REPLAY_BATCH,
+        limit=limit,
+        expected=expected,
+        progress=progress,
+    )
+    return replaying.tally.report(more=more)
 
 
 async def discard(
@@ -154,8 +149,15 @@ async def discard(
 
         return committed
 
-    bound = _least(limit, expected)
-    more = await _walk(database, letter_filter, DISCARD_BATCH, bound, batch, progress)
+    more = await _walk(
+        database,
+        letter_filter,
+        batch,
+        batch=DISCARD_BATCH,
+        limit=limit,
+        expected=expected,
+        progress=progress,
+    )
     return DiscardReport(discarded=discarded, more=more)
 
 
@@ -166,7 +168,7 @@ class _Replaying:
         self,
         actor: str,
         letter_filter: LetterFilter,
-        channels_known: Mapping[str, type[Message]],
+        channels_known: Mapping[str, MessageTypes],
         clock: Clock,
         ids: Uuid7Generator,
     ) -> None:
@@ -175,9 +177,7 @@ class _Replaying:
         self._channels_known = channels_known
         self._clock = clock
         self._ids = ids
-        self._replayed = 0
-        self._counts = {"refused": 0, "skipped": 0}
-        self._left: list[LeftLetter] = []
+        self.tally: Tally[LeftLetter] = Tally()
 
     async def batch(self, connection: Connection, letters: Sequence[_Locked]) -> Callable[[], None]:
         left: list[LeftLetter] = []
@@ -195,16 +195,7 @@ class _Replaying:
             await connection.execute(_queries["wake_relays"])
             crash_point("dead_letters.replayed")
 
-        def committed() -> None:
-            self._replayed += len(done)
-            for each in left:
-                self._counts[each.outcome] += 1
-            self._left += left[: _LEFT_NAMED - len(self._left)]
-
-        return committed
-
-    def report(self, more: bool) -> ReplayReport:
-        return ReplayReport(replayed=self._replayed, **self._counts, left=self._left, more=more)
+        return partial(self.tally.add, len(done), left)
 
     async def _sort(
         self, connection: Connection, letters: Sequence[_Locked], left: list[LeftLetter]
@@ -228,11 +219,11 @@ class _Replaying:
 
     def _refusal(self, letter: _Locked) -> str | None:
         """Why a letter would only die again, if it would."""
-        message_type = self._channels_known.get(letter.channel)
-        if message_type is None:
+        types = self._channels_known.get(letter.channel)
+        if types is None:
             return f"this version of couponflow knows no channel {letter.channel!r}"
         try:
-            msgspec.json.decode(letter.message, type=message_type)
+            message_decoder(types).decode(letter.message)
         except (msgspec.DecodeError, RecursionError) as error:
             return f"it is no message of the channel: {error}; discard it, or mend its sender"
         return None
@@ -296,32 +287,25 @@ class _Replaying:
 async def _walk(
     database: Database,
     letter_filter: LetterFilter,
-    batch_letters: int,
-    bound: int | None,
     deal_with: Callable[[Connection, Sequence[_Locked]], Awaitable[Callable[[], None]]],
+    *,
+    batch: int,
+    limit: int | None,
+    expected: int | None,
     progress: Progress | None,
 ) -> bool:
-    """Deal with matching letters in transactions of some; whether the bound left any of them.
+    """Deal with matching letters in transactions of some; whether a bound left any of them.
 
     What `deal_with` returns is called after the commit.
     """
     async with database.connection() as connection:
         cursor = await connection.execute(_queries["instant"])
         row = await cursor.fetchone()
-    as_of: datetime | None = row[0] if row else None
-    after_at: datetime | None = None
-    after_id: str | None = None
-    seen = 0
-    while bound is None or seen < bound:
-        wanted = batch_letters if bound is None else min(batch_letters, bound - seen)
-        parameters = {
-            **filter_parameters(letter_filter),
-            "as_of": as_of,
-            "after_at": after_at,
-            "after_id": after_id,
-            "limit": wanted,
-        }
+    matched = {**filter_parameters(letter_filter), "as_of": row[0] if row else None}
+
+    async def deal_with_some(last: _Locked | None, wanted: int) -> list[_Locked]:
         async with database.transaction() as connection:
+            parameters = {**matched, **_after(last), "limit": wanted}
             cursor = await connection.execute(matching("lock_letters"), parameters)
             rows = await cursor.fetchall()
             names = _Locked.__struct_fields__
@@ -329,21 +313,23 @@ async def _walk(
             committed = await deal_with(connection, letters) if letters else None
         if committed is not None:
             committed()
-        seen += len(letters)
-        if progress is not None:
-            progress(seen)
-        if len(letters) < wanted:
-            return False
-        after_at, after_id = letters[-1].dead_at, letters[-1].id
-    parameters = {
-        **filter_parameters(letter_filter),
-        "as_of": as_of,
-        "after_at": after_at,
-        "after_id": after_id,
-    }
-    async with database.connection() as connection:
-        cursor = await connection.execute(matching("letters_are_left"), parameters)
-        return await cursor.fetchone() == (True,)
+        return letters
+
+    async def any_after(last: _Locked | None) -> bool:
+        async with database.connection() as connection:
+            parameters = {**matched, **_after(last)}
+            cursor = await connection.execute(matching("letters_are_left"), parameters)
+            return await cursor.fetchone() == (True,)
+
+    return await walk(
+        deal_with_some, any_after, batch=batch, limit=limit, expected=expected, progress=progress
+    )
+
+
+def _after(last: _Locked | None) -> dict[str, datetime | str | None]:
+    if last is None:
+        return {"after_at": None, "after_id": None}
+    return {"after_at": last.dead_at, "after_id": last.id}
 
 
 async def _known_messages(connection: Connection, letters: Sequence[_Locked]) -> dict[str, str]:
@@ -363,7 +349,7 @@ async def _remove(connection: Connection, letters: Sequence[_Locked]) -> None:
     await connection.execute(_queries["remove_letters"], {"ids": ids})
 
 
-def _left(letter: _Locked, outcome: Literal["refused", "skipped"], reason: str) -> LeftLetter:
+def _left(letter: _Locked, outcome: Outcome, reason: str) -> LeftLetter:
     return LeftLetter(letter.id, letter.channel, letter.message_id, outcome, reason)
 
 
@@ -382,8 +368,3 @@ def _kept(letter: _Locked) -> dict[str, object]:
         kept["message"] = letter.message[:_MESSAGE_CHARACTERS_KEPT]
         kept["message_cut_from_characters"] = len(letter.message)
     return kept
-
-
-def _least(limit: int | None, expected: int | None) -> int | None:
-    given = [bound for bound in (limit, expected) if bound is not None]
-    return min(given, default=None)

@@ -1,30 +1,22 @@
 """Messages that could not be processed, kept for an operator with the reason: bury, find, show."""
 
-import base64
-import binascii
 import re
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from couponflow.kernel.clock import END_OF_TIME
+from couponflow.kernel.cursors import cursor_after, place_of
 from couponflow.kernel.database import Connection, load_queries
+from couponflow.kernel.moments import Moment
 
 _queries = load_queries("dead_letters")
 _NUL_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 # More than PostgreSQL's numeric holds begins beyond these; strings that look so do no harm.
 _LONG_NUMBER = re.compile(r"[eE][+-]?\d{4}|\d{1000}")
 _GROUPS_SHOWN = 20
-
-Moment = Annotated[datetime, Meta(tz=True)]
-
-
-class CursorInvalid(ValueError):
-    """A cursor was given that no list ever returned. Begin at the first page, without one."""
 
 
 class AttemptError(msgspec.Struct, frozen=True):
@@ -172,7 +164,7 @@ async def list_letters(
     All pages together hold every letter that was there at the first, none twice. Raises
     `CursorInvalid`.
     """
-    before_at, before_id = (None, None) if cursor is None else _place_of(cursor)
+    before_at, before_id = place_of(cursor, things="dead letters")
     found = await connection.execute(
         matching("list_letters"),
         {
@@ -183,8 +175,8 @@ async def list_letters(
         },
     )
     items = [_summary(row) for row in await found.fetchall()]
-    more = len(items) > limit
-    return LetterPage(items[:limit], _cursor_after(items[limit - 1]) if more else None)
+    last = items[limit - 1] if len(items) > limit else None
+    return LetterPage(items[:limit], cursor_after(last.dead_at, last.id) if last else None)
 
 
 async def count_letters(connection: Connection, letter_filter: LetterFilter) -> LetterCounts:
@@ -222,20 +214,34 @@ def filter_parameters(
     """The parameters of the condition in `matching`."""
     ids = letter_filter.ids
     return {
-        "channel": _text_or_none(letter_filter.channel),
-        "reason_contains": _text_or_none(letter_filter.reason_contains),
-        "message_type": _text_or_none(letter_filter.message_type),
-        "correlation_id": _text_or_none(letter_filter.correlation_id),
+        "channel": storable_text_or_none(letter_filter.channel),
+        "reason_contains": storable_text_or_none(letter_filter.reason_contains),
+        "message_type": storable_text_or_none(letter_filter.message_type),
+        "correlation_id": storable_text_or_none(letter_filter.correlation_id),
         "since": letter_filter.since,
         "until": letter_filter.until,
-        "ids": None if ids is None else [found for each in ids if (found := _uuid_of(each))],
+        "ids": None if ids is None else [found for each in ids if (found := uuid_of(each))],
         "message_ids": None if ids is None else [storable_text(each) for each in ids],
     }
 
 
+def uuid_of(text: str) -> uuid.UUID | None:
+    """The id that a text is, if it is one: no row has any other."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
 def storable_text(text: str) -> str:
     """The text without what PostgreSQL cannot hold, which is a likely reason for a death."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.encode(errors="replace").decode().replace("\0", "\ufffd")
+
+
+def storable_text_or_none(text: str | None) -> str | None:
+    return None if text is None else storable_text(text)
 
 
 def storable_json(document: bytes) -> str:
@@ -265,33 +271,3 @@ def errors_json(errors: Sequence[AttemptError]) -> str:
 def _summary(row: Sequence[object]) -> LetterSummary:
     names = LetterSummary.__struct_fields__
     return msgspec.convert(dict(zip(names, row, strict=False)), LetterSummary)
-
-
-def _cursor_after(letter: LetterSummary) -> str:
-    place = f"{letter.dead_at.isoformat()} {letter.id}"
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _place_of(cursor: str) -> tuple[datetime, uuid.UUID]:
-    try:
-        padded = cursor.encode() + b"=" * (-len(cursor) % 4)
-        moment, letter_id = base64.b64decode(padded, b"-_", validate=True).decode().split(" ")
-        place = datetime.fromisoformat(moment), uuid.UUID(letter_id)
-    except (binascii.Error, ValueError) as error:
-        raise CursorInvalid(
-            "the cursor is none that a list of dead letters returned; begin without one"
-        ) from error
-    if place[0].tzinfo is None:
-        raise CursorInvalid("the cursor's moment has no time zone; begin without a cursor")
-    return place
-
-
-def _text_or_none(text: str | None) -> str | None:
-    return None if text is None else storable_text(text)
-
-
-def _uuid_of(text: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        return None

@@ -38,7 +38,13 @@ _SETTINGS = (
     "max_wal_size=1GB",
     "log_checkpoints=off",
 )
-_SETTINGS_FOR_TESTS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+# One server serves many tests, some of which run several daemons; the last value of a name holds.
+_SETTINGS_FOR_TESTS = (
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "max_connections=200",
+)
 # Fast shutdown ends the sessions; immediate shutdown leaves a recovery to the next start.
 _SHUTDOWN_SHARES = ((signal.SIGINT, 0.8), (signal.SIGQUIT, 0.2))
 _REAP_SECONDS = 5.0  # a killed process is gone at once, unless the disk hangs

@@ -1,9 +1,9 @@
 """granian's fast path: requests answered on the event loop without a task for each.
 
-granian reads and parses requests on threads of its own, outside the interpreter lock. For each it
+granian reads and parses requests on a thread of its own, outside the interpreter lock. For each it
 then wakes the event loop, which makes a task. Here the loop is woken once for all that wait, and
 a `FastHandler` answers them one after the other in plain calls; only what it will not answer at
-once becomes a task.
+once becomes a task. A `BodyHandler` has a body read before the loop is woken at all.
 
 The hook is granian's scheduler, which it does not promise to keep: the dependency is pinned, and
 `tests/kernel/test_http_granian_fast.py` holds what is relied on here.
@@ -12,9 +12,10 @@ The hook is granian's scheduler, which it does not promise to keep: the dependen
 import asyncio
 import importlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextvars import Context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import anyio
 import structlog
@@ -28,6 +29,7 @@ from couponflow.kernel.http_granian import granian_server, run_until_stopping
 # Its type stubs describe another version; this module is the one place that sees it untyped.
 _granian: Any = importlib.import_module("granian._granian")
 _log = structlog.get_logger("couponflow.http")
+T = TypeVar("T")
 
 
 class RsgiHeaders(Protocol):
@@ -53,11 +55,74 @@ class RsgiScope(Protocol):
     def headers(self) -> RsgiHeaders: ...
 
 
+class RsgiBody(Protocol):
+    """A request's body while it is read: a future of the event loop, but no `asyncio.Future`."""
+
+    def add_done_callback(
+        self, callback: Callable[["RsgiBody"], object], *, context: Context | None
+    ) -> None:
+        """Called on the event loop; also when the client has gone, and `result` raises."""
+        ...
+
+    def result(self) -> bytes: ...
+
+    def cancel(self) -> bool:
+        """Stop reading, which closes the connection once it is answered."""
+        ...
+
+
 class RsgiProtocol(Protocol):
     """How a request is answered: by one of these, once."""
 
+    def __call__(self) -> "RsgiBody":
+        """Begin to read the whole body, which may be of any length."""
+        ...
+
+    def __aiter__(self) -> "RsgiPieces":
+        """Begin to read the body in pieces: by `pieces_of`, since a task cannot await them."""
+        ...
+
     def response_empty(self, status: int, headers: list[tuple[str, str]]) -> None: ...
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None: ...
+
+
+class RsgiPieces(Protocol):
+    """A body that is read piece by piece."""
+
+    def __anext__(self) -> RsgiBody:
+        """Begin to read the next piece; raises `StopAsyncIteration` at once after the last."""
+        ...
+
+
+async def pieces_of(protocol: RsgiProtocol) -> AsyncIterator[bytes]:
+    """A request's body in pieces, as they arrive, for a task.
+
+    granian ends a whole body with one empty piece, and one that broke off with another after it.
+    """
+    pieces = protocol.__aiter__()
+    while True:
+        try:
+            coming = pieces.__anext__()
+        except StopAsyncIteration:
+            return
+        yield await _arrival(coming)
+
+
+async def _arrival(coming: RsgiBody) -> bytes:
+    # granian's future is of `_LoopOfBodies`, so a task would refuse to wait for it.
+    arrived = asyncio.get_running_loop().create_future()
+
+    def tell(piece: RsgiBody) -> None:
+        if not arrived.done():
+            arrived.set_result(None)
+
+    coming.add_done_callback(tell, context=None)
+    try:
+        await arrived
+    except asyncio.CancelledError:
+        coming.cancel()
+        raise
+    return coming.result()
 
 
 class FastHandler(Protocol):
@@ -72,6 +137,25 @@ class FastHandler(Protocol):
 
     async def answer_later(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
         """Answer what takes waiting, in a task of its own; must not raise."""
+        ...
+
+
+@runtime_checkable
+class BodyHandler(FastHandler, Protocol):
+    """A `FastHandler` that also answers requests with a body, in callbacks instead of tasks."""
+
+    def begin(
+        self, scope: RsgiScope, protocol: RsgiProtocol, finished: Callable[[], object]
+    ) -> bool:
+        """Take a request on and return True, or return False, and it goes on to `answer_now`.
+
+        Who takes it on answers it by `protocol` in the end, on the event loop, and calls `finished`
+        after that, whatever happens: before, the server does not let go of the request.
+
+        Called on granian's thread, between any two steps of what runs on the event loop: there is
+        a wake-up less for it, but it may only read what nobody changes, or change it by operations
+        that are whole under the interpreter lock. It must not block, and must not raise.
+        """
         ...
 
 
@@ -128,8 +212,70 @@ async def _spawn_worker(
     stopped = loop.create_future()
     shutdown_signal.add_cb(partial(loop.call_soon_threadsafe, stopped.set_result, None))
     worker = _granian.RSGIWorker(worker_id, sockets, None, *limits, *protocols, *tls, (None, None))
-    worker.serve_async(_FastScheduler(loop, handler, later), loop, shutdown_signal)
+    scheduler = _FastScheduler(loop, handler, later)
+    # granian asks the event loop for nothing but to call back when a body has been read.
+    worker.serve_async(scheduler, _LoopOfBodies(loop), shutdown_signal)
     await stopped
+
+
+class _Arrivals(Generic[T]):
+    """What other threads hand to the event loop, which is woken once for all that is there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, take: Callable[[T], object]) -> None:
+        """`take` is called on the event loop, with one after the other, and must not raise."""
+        self._loop = loop
+        self._take = take
+        # Bounded by granian, which takes in no more than the listener's connections.
+        self._waiting: deque[T] = deque()
+        self._woken = False
+
+    def put(self, thing: T) -> None:
+        """Hand something over, on any thread that has the interpreter lock."""
+        self._waiting.append(thing)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._woken = False
+        # Those that come meanwhile have woken the loop again: it gets to other work first.
+        for _ in range(len(self._waiting)):
+            self._take(self._waiting.popleft())
+
+
+class _LoopOfBodies:
+    """The event loop as granian's futures of bodies know it: they make these two calls."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._read = _Arrivals[tuple[Callable[[RsgiBody], object], RsgiBody]](loop, _tell)
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[RsgiBody], object],
+        body: RsgiBody,
+        *,
+        context: Context | None = None,
+    ) -> None:
+        """A body has been read."""
+        self._read.put((callback, body))
+
+    def call_soon(
+        self,
+        callback: Callable[[RsgiBody], object],
+        body: RsgiBody,
+        *,
+        context: Context | None = None,
+    ) -> None:
+        """A body was given up, or had been read before anybody asked, on whichever thread."""
+        self._read.put((callback, body))
+
+
+def _tell(read: tuple[Callable[[RsgiBody], object], RsgiBody]) -> None:
+    callback, body = read
+    try:
+        callback(body)
+    except Exception:  # noqa: BLE001 - the others of the burst must be told
+        _log.exception("request failed")
 
 
 class _FastScheduler(_granian.CallbackScheduler):
@@ -146,6 +292,7 @@ class _FastScheduler(_granian.CallbackScheduler):
     ) -> None:
         super().__init__()
         answer_now = handler.answer_now
+        begin = handler.begin if isinstance(handler, BodyHandler) else None
 
         async def finish(watcher: _Watcher) -> None:
             try:
@@ -154,31 +301,28 @@ class _FastScheduler(_granian.CallbackScheduler):
                 _log.exception("request failed")
             watcher.done()
 
-        # Bounded by granian, which takes in no more than the listener's connections.
-        waiting: deque[_Watcher] = deque()
-        woken = False
+        def answer(watcher: _Watcher) -> None:
+            try:
+                if not answer_now(watcher.scope, watcher.proto):
+                    later.start_soon(finish, watcher)
+                    return
+            except Exception:  # noqa: BLE001 - the rest of the burst must be answered
+                _log.exception("request failed")
+            # Left without an answer, granian gives one: 500.
+            watcher.done()
 
-        def answer_waiting() -> None:
-            nonlocal woken
-            woken = False
-            # Those that come meanwhile have woken the loop again: it gets to other work first.
-            for _ in range(len(waiting)):
-                watcher = waiting.popleft()
-                try:
-                    if not answer_now(watcher.scope, watcher.proto):
-                        later.start_soon(finish, watcher)
-                        continue
-                except Exception:  # noqa: BLE001 - the rest of the burst must be answered
-                    _log.exception("request failed")
-                # Left without an answer, granian gives one: 500.
-                watcher.done()
+        arrived = _Arrivals(loop, answer)
 
         def schedule(watcher: _Watcher) -> None:
             # On granian's thread, with the interpreter lock.
-            nonlocal woken
-            waiting.append(watcher)
-            if not woken:
-                woken = True
-                loop.call_soon_threadsafe(answer_waiting)
+            if begin is not None:
+                try:
+                    if begin(watcher.scope, watcher.proto, watcher.done):
+                        return
+                except Exception:  # noqa: BLE001 - granian's thread must go on
+                    _log.exception("request failed")
+                    watcher.done()
+                    return
+            arrived.put(watcher)
 
         self._schedule_fn = schedule

@@ -65,7 +65,7 @@ class RedisWiring:
                 self._redis,
                 name,
                 self._settings.channels.capacity,
-                EnvelopeCodec([CHANNELS[name]]),
+                EnvelopeCodec(CHANNELS[name]),
                 claim_idle_seconds=self._settings.redis.claim_idle_seconds,
                 on_malformed=self._keep_malformed,
                 report=partial(self._health.report, f"stream:{name}"),

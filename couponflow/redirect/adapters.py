@@ -1,13 +1,18 @@
 """Ties the routes to a server: granian's fast path, or ASGI for any other."""
 
-from collections.abc import Sequence
-
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from couponflow.kernel.answers import (
+    Answer,
+    AsgiHeaders,
+    accept_lifespan,
+    peer_of,
+    problem_answer,
+    send_answer,
+)
+from couponflow.kernel.client_address import Headers
 from couponflow.kernel.http_granian_fast import RsgiProtocol, RsgiScope
-from couponflow.redirect.answers import Answer, problem_answer
-from couponflow.redirect.client_address import Headers
 from couponflow.redirect.http import PREFIX, RedirectRoutes
 
 _log = structlog.get_logger("couponflow.redirect")
@@ -49,48 +54,16 @@ class AsgiAdapter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _accept_lifespan(receive, send)
+            await accept_lifespan(receive, send)
             return
         if scope["type"] != "http":
             return
         method, path, headers = scope["method"], scope["path"], AsgiHeaders(scope["headers"])
         if path.startswith(PREFIX):
-            answer = self._routes.follow(method, path, _peer(scope), headers)
+            answer = self._routes.follow(method, path, peer_of(scope), headers)
         else:
             answer = await _answer_safely(self._routes, method, path, headers)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [
-                    *((name.encode(), value.encode()) for name, value in answer.headers),
-                    (b"content-length", str(len(answer.body)).encode()),
-                ],
-            }
-        )
-        body = b"" if method == "HEAD" else answer.body
-        await send({"type": "http.response.body", "body": body})
-
-
-class AsgiHeaders:
-    """ASGI's list of pairs, read like RSGI's headers."""
-
-    def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        self._pairs = pairs
-
-    def get(self, key: str, /) -> str | None:
-        wanted = key.encode()
-        for name, value in self._pairs:
-            if name == wanted:
-                return value.decode("latin-1")
-        return None
-
-    def __contains__(self, key: str, /) -> bool:
-        return self.get(key) is not None
-
-    def get_all(self, key: str, /) -> list[str]:
-        wanted = key.encode()
-        return [value.decode("latin-1") for name, value in self._pairs if name == wanted]
+        await send_answer(answer, method, send)
 
 
 async def _answer_safely(
@@ -101,20 +74,3 @@ async def _answer_safely(
     except Exception:  # noqa: BLE001 - the last wall; the traceback is in the log
         _log.exception("request failed", path=path)
         return problem_answer(500, "internal", "Something went wrong on our side", "")
-
-
-def _peer(scope: Scope) -> str:
-    """RSGI's way of writing it; a unix socket has no client."""
-    client = scope.get("client")
-    if client is None:
-        return "127.0.0.1:0"
-    host, port = client
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-async def _accept_lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

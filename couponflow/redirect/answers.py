@@ -2,11 +2,11 @@
 
 from functools import lru_cache
 
-import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from couponflow.kernel.answers import NO_STORE, SERVER, Answer
+from couponflow.kernel.client_address import Headers
 from couponflow.kernel.problems import CONTENT_TYPE, Problem, problem_type
-from couponflow.redirect.client_address import Headers
 from couponflow.redirect.resolver import Detour, Reason, Redirect, Refusal
 
 TITLES: dict[Reason, str] = {
@@ -20,28 +20,18 @@ TITLES: dict[Reason, str] = {
     "catalogue-loading": "We are just opening",
 }
 
-_NO_STORE = ("cache-control", "no-store")
 _NO_INDEX = ("x-robots-tag", "noindex")
 # The merchant and its network may know which site the shopper came from, but not which page.
 _REFERRER_POLICY = ("referrer-policy", "strict-origin-when-cross-origin")
-_SERVER = ("server", "couponflow")
 
 _templates = Environment(
     loader=PackageLoader("couponflow.redirect"), autoescape=True, undefined=StrictUndefined
 )
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """A complete HTTP answer."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes = b""
-
-
 def redirect_headers(resolution: Redirect | Detour) -> list[tuple[str, str]]:
     """The headers of a 302; its body is empty."""
-    return [("location", resolution.location), _NO_STORE, _REFERRER_POLICY, _SERVER]
+    return [("location", resolution.location), NO_STORE, _REFERRER_POLICY, SERVER]
 
 
 def refusal_answer(refusal: Refusal, headers: Headers) -> Answer:
@@ -49,28 +39,10 @@ def refusal_answer(refusal: Refusal, headers: Headers) -> Answer:
     wants_page = "text/html" in (headers.get("accept") or "")
     body = _page(refusal) if wants_page else _problem(refusal)
     content_type = "text/html; charset=utf-8" if wants_page else CONTENT_TYPE
-    answer_headers = [("content-type", content_type), _NO_STORE, _NO_INDEX, _SERVER]
+    answer_headers = [("content-type", content_type), NO_STORE, _NO_INDEX, SERVER]
     if refusal.retry_after_seconds:
         answer_headers.append(("retry-after", str(refusal.retry_after_seconds)))
     return Answer(refusal.status, answer_headers, body)
-
-
-def problem_answer(
-    status: int, name: str, title: str, detail: str, *extra: tuple[str, str]
-) -> Answer:
-    """Problem details outside of tracked links."""
-    problem = Problem(problem_type(name), title, status, detail)
-    return Answer(
-        status, [("content-type", CONTENT_TYPE), _NO_STORE, _SERVER, *extra], problem.encode()
-    )
-
-
-def json_answer(status: int, content: object) -> Answer:
-    return Answer(
-        status,
-        [("content-type", "application/json"), _NO_STORE, _SERVER],
-        msgspec.json.encode(content),
-    )
 
 
 @lru_cache(maxsize=256)

@@ -7,20 +7,18 @@ from typing import assert_never
 import msgspec
 import structlog
 
+from couponflow.kernel.answers import Answer, json_answer, problem_answer
+from couponflow.kernel.client_address import Headers
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import DatabaseAway
 from couponflow.kernel.health import HealthBoard
 from couponflow.kernel.journal import Journal, JournalFull
 from couponflow.messages import Click
 from couponflow.redirect.answers import (
-    Answer,
-    json_answer,
-    problem_answer,
     redirect_headers,
     refusal_answer,
 )
 from couponflow.redirect.catalogue_mirror import CHECK as CATALOGUE
-from couponflow.redirect.client_address import Headers
 from couponflow.redirect.metrics import RedirectMetrics
 from couponflow.redirect.resolver import Detour, Redirect, Refusal, Resolver
 from couponflow.redirect.stats import StatsReader

@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
+from couponflow.kernel.client_address import ClientAddress, Headers
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.identifiers import Uuid7Generator, is_canonical_uuid
 from couponflow.messages import Click
-from couponflow.redirect.client_address import ClientAddress, Headers
 from couponflow.redirect.offers import OfferEntry, OfferTable
 from couponflow.redirect.rate_limit import RateLimit
 from couponflow.redirect.verdict import VerdictJudge

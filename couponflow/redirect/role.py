@@ -10,6 +10,7 @@ from anyio import to_thread
 
 from couponflow.config import RedirectSettings
 from couponflow.kernel.channel import Channel
+from couponflow.kernel.client_address import ClientAddress
 from couponflow.kernel.clock import Clock
 from couponflow.kernel.database import Database
 from couponflow.kernel.health import HealthBoard
@@ -23,7 +24,6 @@ from couponflow.kernel.shared_state import SharedState
 from couponflow.messages import Click
 from couponflow.redirect.adapters import AsgiAdapter, RsgiAdapter
 from couponflow.redirect.catalogue_mirror import CatalogueMirror
-from couponflow.redirect.client_address import ClientAddress
 from couponflow.redirect.forwarder import Forwarder
 from couponflow.redirect.http import RedirectRoutes
 from couponflow.redirect.metrics import RedirectMetrics

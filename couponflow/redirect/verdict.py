@@ -2,8 +2,8 @@
 
 from crawleruseragents import is_crawler
 
+from couponflow.kernel.client_address import Headers
 from couponflow.messages import Verdict
-from couponflow.redirect.client_address import Headers
 from couponflow.redirect.recent import Recent
 
 MAX_USER_AGENTS = 20_000

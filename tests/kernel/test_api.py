@@ -9,6 +9,7 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,6 +21,7 @@ from couponflow.kernel.api import (
     decode_body,
     json_response,
     read_body,
+    read_query,
     request_id_of,
     require_role,
 )
@@ -47,6 +49,13 @@ LIMITS = ApiLimits(body_bytes=1_000, body_seconds=0.2, in_flight=2)
 
 class Sums(msgspec.Struct, forbid_unknown_fields=True):
     numbers: list[int]
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: tuple[str, ...] = ()
+    limit: int = 50
+    since: str = ""
+    text: str = ""
 
 
 class Tried:
@@ -303,6 +312,30 @@ def test_no_body_at_all_is_a_fault_of_ours(body: bytes) -> None:
     with pytest.raises(ProblemError) as refused:
         decode_body(body, EmailRequested)
     assert refused.value.status in (400, 422)
+
+
+def test_a_query_becomes_a_struct() -> None:
+    query = QueryParams("id=a&id=b&limit=3&since=2026-09-21T19:26+05:30&text=at+05:30")
+    assert read_query(query, Asked) == Asked(
+        id=("a", "b"), limit=3, since="2026-09-21T19:26+05:30", text="at 05:30"
+    )
+    assert read_query(QueryParams("since=2026-09-21T19:26%2B05:30"), Asked).since[-6:] == "+05:30"
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("limit=x", "Expected `int`, got `str` - at `$.limit`"),
+        ("fly=1", "Object contains unknown field `fly`"),
+        ("text=a&text=b", "'text' is given twice"),
+    ],
+)
+def test_a_query_that_does_not_fit_is_refused(query: str, detail: str) -> None:
+    with pytest.raises(ProblemError) as refused:
+        read_query(QueryParams(query), Asked)
+    problem = refused.value
+    assert (problem.status, problem.name) == (422, "invalid-parameter")
+    assert problem.detail == detail
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -45,15 +45,19 @@ async def write(database: Database, number: int, deadline_seconds: float = 10) -
 
 
 async def write_until_kept(database: Database, number: int, deadline_seconds: float = 10) -> int:
-    """Try again for as long as nothing was kept; return how often."""
+    """Try again for as long as nothing was kept; return how many tries came as far as COMMIT.
+
+    A busy machine may take longer to connect than these tests wait, which says nothing of commits.
+    """
+    tries = 0
     with anyio.fail_after(PATIENCE_SECONDS):
-        for tries in range(1, 1_000):
+        while True:
             try:
                 await write(database, number, deadline_seconds)
-            except DatabaseAway:
+            except DatabaseAway as error:
+                tries += "before the COMMIT" in str(error)
                 continue
-            return tries
-    pytest.fail("it was never kept")
+            return tries + 1
 
 
 async def test_a_block_that_ends_well_is_committed(database_url: str) -> None:

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from couponflow.config import DatabaseSettings
+from couponflow.kernel.cursors import CursorInvalid
 from couponflow.kernel.database import Connection, Database, open_database
 from couponflow.kernel.dead_letters import (
     AttemptError,
-    CursorInvalid,
     FailedAttempt,
     LetterCounts,
     LetterFilter,

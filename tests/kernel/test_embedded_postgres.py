@@ -112,6 +112,7 @@ async def test_it_is_safe_unless_it_is_for_tests(var: Path) -> None:
         assert await value(url, b"show max_connections") == "50"
     async with embedded_postgres(var / "fast", for_tests=True) as url:
         assert [await value(url, b"show " + name) for name in names] == ["off"] * 3
+        assert await value(url, b"show max_connections") == "200"
 
 
 async def test_text_is_utf8_and_its_case_is_known(data: Path) -> None:

@@ -1,6 +1,8 @@
+import asyncio
 import inspect
 import threading
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -11,9 +13,12 @@ from structlog.testing import capture_logs
 
 from couponflow.kernel.http import Listener, PortUnavailable
 from couponflow.kernel.http_granian_fast import (
+    BodyHandler,
+    RsgiBody,
     RsgiProtocol,
     RsgiScope,
     _granian,
+    pieces_of,
     serve_fast,
 )
 from tests.kernel.http_clients import (
@@ -24,6 +29,7 @@ from tests.kernel.http_clients import (
     request,
     serving,
 )
+from tests.samples import until
 
 RELIED_ON = (
     f"granian {granian.__version__} is not as couponflow/kernel/http_granian_fast.py relies on: "
@@ -98,6 +104,8 @@ def test_granian_is_still_what_is_relied_on() -> None:
         assert hasattr(_granian.RSGIHTTPScope, name), RELIED_ON + f"no scope.{name}"
     for name in ("get", "get_all", "__contains__"):
         assert hasattr(_granian.RSGIHeaders, name), RELIED_ON + f"no headers.{name}"
+    for name in ("__call__", "__aiter__"):
+        assert name in vars(_granian.RSGIHTTPProtocol), RELIED_ON + f"no {name} of the protocol"
 
 
 async def test_a_fast_answer_is_given_on_the_event_loop(
@@ -251,3 +259,234 @@ async def test_a_port_of_another_program_is_named(handler: Handler, listener: Li
                 stopping=anyio.Event(),
                 started=lambda: pytest.fail("it cannot have started"),
             )
+
+
+class BodyReader(Handler):
+    """Takes `/body...` on and reads it in callbacks; leaves the rest as `Handler` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = Counter[str]()
+        self.begun_on: set[int] = set()
+        self.finished = 0
+        self.left: list[BaseException] = []
+        self.bodies: list[RsgiBody] = []
+        self.finish_held: Callable[[], None] | None = None
+
+    def begin(
+        self, scope: RsgiScope, protocol: RsgiProtocol, finished: Callable[[], object]
+    ) -> bool:
+        self.begun_on.add(threading.get_ident())
+        path = scope.path
+        if not path.startswith("/body"):
+            return False
+        self.begun[path] += 1
+        if path == "/body/fault":
+            raise RuntimeError("a fault")
+
+        def finish() -> None:
+            self.finished += 1
+            finished()
+
+        def read(body: RsgiBody) -> None:
+            self.threads.add(threading.get_ident())
+            try:
+                received = body.result()
+            except (OSError, RuntimeError, asyncio.CancelledError) as error:
+                self.left.append(error)
+            else:
+                protocol.response_bytes(200, [], f"{path} {len(received)}".encode())
+            finish()
+
+        def answer() -> None:
+            protocol.response_bytes(200, [], b"held")
+            finish()
+
+        if path == "/body/held":
+            self.finish_held = answer
+        elif path == "/body/unanswered":
+            finish()
+        else:
+            self.bodies.append(protocol())
+            self.bodies[-1].add_done_callback(read, context=None)
+        return True
+
+
+@pytest.fixture
+async def reader() -> BodyReader:
+    return BodyReader()
+
+
+def with_body(path: str, body: bytes, length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    return request(path, f"content-length: {length}", method="POST") + body
+
+
+def test_only_who_can_begin_is_asked_to() -> None:
+    assert isinstance(BodyReader(), BodyHandler)
+    assert not isinstance(Handler(), BodyHandler)
+
+
+async def test_a_body_is_begun_on_another_thread_and_comes_to_the_event_loop(
+    reader: BodyReader, listener: Listener
+) -> None:
+    chunked = request("/body/c", "transfer-encoding: chunked", method="POST")
+    async with serving(partial(serve_fast, reader), listener):
+        for raw, body in (
+            (with_body("/body/a", b"x" * 1_000_000), b"/body/a 1000000"),
+            (with_body("/body/b", b""), b"/body/b 0"),
+            (chunked + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"/body/c 3"),
+        ):
+            answer = await exchange(listener, raw)
+            assert (answer.status, answer.body) == (200, body)
+    assert reader.threads == {threading.get_ident()}
+    # One thread, which cannot have read a body to its end before it has been told whom to call.
+    assert len(reader.begun_on - reader.threads) == len(reader.begun_on) == 1
+    assert (reader.finished, reader.now, reader.later) == (3, {}, {})
+
+
+async def test_what_is_not_begun_is_answered_now_or_later(
+    reader: BodyReader, listener: Listener
+) -> None:
+    async with serving(partial(serve_fast, reader), listener):
+        assert (await exchange(listener, request("/fast"))).status == 200
+        assert (await exchange(listener, with_body("/later", b"unread"))).status == 200
+    assert (reader.now, reader.later, reader.begun) == ({"/fast": 1}, {"/later": 1}, {})
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        with_body("/body/a", b"abc", length=10),
+        request("/body/a", "transfer-encoding: chunked", method="POST") + b"3\r\nabc\r\n",
+    ],
+    ids=["announced", "chunked"],
+)
+async def test_a_client_that_leaves_in_its_body_ends_the_reading_with_an_error(
+    reader: BodyReader, listener: Listener, raw: bytes
+) -> None:
+    async with serving(partial(serve_fast, reader), listener):
+        async with await anyio.connect_tcp(HOST, listener.port) as client:
+            await client.send(raw)
+            await until(lambda: reader.begun.total() == 1)
+        await until(lambda: reader.finished == 1)
+        assert len(reader.left) == 1
+        assert (await exchange(listener, with_body("/body/b", b"ab"))).body == b"/body/b 2"
+
+
+async def test_reading_can_be_stopped(reader: BodyReader, listener: Listener) -> None:
+    async with (
+        serving(partial(serve_fast, reader), listener),
+        await anyio.connect_tcp(HOST, listener.port) as client,
+    ):
+        await client.send(with_body("/body/a", b"abc", length=10))
+        await until(lambda: bool(reader.bodies))
+        reader.bodies[0].cancel()
+        await until(lambda: reader.finished == 1)
+        assert (await read_answer(client)).status == 500
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await client.receive()
+
+
+async def test_faults_and_missing_answers_leave_the_others_alone(
+    reader: BodyReader, listener: Listener
+) -> None:
+    statuses: Counter[tuple[str, int]] = Counter()
+
+    async def client(path: str) -> None:
+        answer = await exchange(listener, with_body(path, b"abc"))
+        statuses[path, answer.status] += 1
+
+    with capture_logs() as logs:
+        async with (
+            serving(partial(serve_fast, reader), listener),
+            anyio.create_task_group() as tasks,
+        ):
+            for _ in range(20):
+                for path in ("/body", "/body/fault", "/body/unanswered", "/fast"):
+                    tasks.start_soon(client, path)
+    assert statuses == {
+        ("/body", 200): 20,
+        ("/body/fault", 500): 20,
+        ("/body/unanswered", 500): 20,
+        ("/fast", 200): 20,
+    }
+    assert [entry["event"] for entry in logs].count("request failed") == 20
+
+
+async def test_what_is_begun_is_finished_within_the_grace(
+    reader: BodyReader, listener: Listener
+) -> None:
+    async with serving(partial(serve_fast, reader), listener) as running:
+        async with await anyio.connect_tcp(HOST, listener.port) as client:
+            await client.send(request("/body/held"))
+            await until(lambda: reader.finish_held is not None)
+            running.stopping.set()
+            await anyio.wait_all_tasks_blocked()
+            assert not running.stopped.is_set()
+            assert reader.finish_held is not None
+            reader.finish_held()
+            assert (await read_answer(client)).body == b"held"
+        await running.stopped.wait()
+
+
+class PieceReader(Handler):
+    """Reads every body in pieces, in a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+        self.ended: list[type[BaseException] | None] = []
+
+    async def answer_later(self, scope: RsgiScope, protocol: RsgiProtocol) -> None:
+        ended: type[BaseException] | None = None
+        try:
+            async for piece in pieces_of(protocol):
+                self.pieces.append(piece)
+                self.arrived.set()
+            protocol.response_bytes(200, [], b"".join(self.pieces))
+        except asyncio.CancelledError as error:
+            ended = type(error)
+            raise
+        finally:
+            self.ended.append(ended)
+
+
+_CHUNKED = request("/pieces", "transfer-encoding: chunked", method="POST")
+
+
+async def test_a_whole_body_in_pieces_ends_with_one_empty_piece(listener: Listener) -> None:
+    reader = PieceReader()
+    async with (
+        serving(partial(serve_fast, reader), listener),
+        await anyio.connect_tcp(HOST, listener.port) as client,
+    ):
+        await client.send(_CHUNKED + b"2\r\nab\r\n")
+        await reader.arrived.wait()
+        await client.send(b"1\r\nc\r\n0\r\n\r\n")
+        assert (await read_answer(client)).body == b"abc"
+    assert reader.pieces == [b"ab", b"c", b""]
+
+
+async def test_a_body_in_pieces_that_breaks_off_ends_with_two_empty_ones(
+    listener: Listener,
+) -> None:
+    reader = PieceReader()
+    async with serving(partial(serve_fast, reader), listener):
+        async with await anyio.connect_tcp(HOST, listener.port) as client:
+            await client.send(_CHUNKED + b"2\r\nab\r\n")
+            await reader.arrived.wait()
+        await until(lambda: reader.ended == [None])
+    assert reader.pieces == [b"ab", b"", b""]
+
+
+async def test_who_waits_for_a_piece_can_be_cancelled(listener: Listener) -> None:
+    reader = PieceReader()
+    async with (
+        serving(partial(serve_fast, reader), listener, grace_seconds=0.1) as running,
+        await anyio.connect_tcp(HOST, listener.port) as client,
+    ):
+        await client.send(_CHUNKED + b"2\r\nab\r\n")
+        await reader.arrived.wait()
+        await running.stop()
+    assert (reader.pieces, reader.ended) == ([b"ab"], [asyncio.CancelledError])

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from couponflow.config import DatabaseSettings, JournalSettings
+from couponflow.kernel.client_address import ClientAddress
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.database import Database
 from couponflow.kernel.health import HealthBoard
@@ -15,7 +16,6 @@ from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.journal import Journal, open_journal, read_segments
 from couponflow.links.tracking_template import parse_template
 from couponflow.messages import Click
-from couponflow.redirect.client_address import ClientAddress
 from couponflow.redirect.http import RedirectRoutes
 from couponflow.redirect.metrics import RedirectMetrics
 from couponflow.redirect.offers import MerchantEntry, OfferEntry, OfferTable

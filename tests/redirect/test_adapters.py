@@ -9,11 +9,11 @@ import pytest
 from starlette.types import Message
 
 from couponflow.config import DatabaseSettings
+from couponflow.kernel.answers import Answer, AsgiHeaders
 from couponflow.kernel.database import Database, open_database
 from couponflow.kernel.http import serve
-from couponflow.kernel.http_granian_fast import serve_fast
-from couponflow.redirect.adapters import AsgiAdapter, AsgiHeaders, RsgiAdapter
-from couponflow.redirect.answers import Answer
+from couponflow.kernel.http_granian_fast import RsgiBody, RsgiPieces, serve_fast
+from couponflow.redirect.adapters import AsgiAdapter, RsgiAdapter
 from tests.kernel.http_clients import RawAnswer, exchange, new_listener, request, serving
 from tests.redirect.routes import FALLBACK, RoutesParts, open_routes
 from tests.samples import BROWSER, OFFER_ID, OTHER_OFFER_ID, USER_ID, FakeHeaders
@@ -66,6 +66,12 @@ class FakeProtocol:
     def __init__(self, *, refuses_headers: bool = False) -> None:
         self._refuses_headers = refuses_headers
         self.answers: list[Answer] = []
+
+    def __call__(self) -> RsgiBody:
+        raise AssertionError("the body of a click is nobody's concern")
+
+    def __aiter__(self) -> RsgiPieces:
+        raise AssertionError("the body of a click is nobody's concern")
 
     def response_empty(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.response_bytes(status, headers, b"")

@@ -3,11 +3,10 @@ from typing import get_args
 import msgspec
 import pytest
 
+from couponflow.kernel.answers import json_answer, problem_answer
 from couponflow.kernel.problems import Problem
 from couponflow.redirect.answers import (
     TITLES,
-    json_answer,
-    problem_answer,
     redirect_headers,
     refusal_answer,
 )

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from couponflow.kernel.client_address import ClientAddress
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.links.tracking_template import parse_template
 from couponflow.messages import Click
-from couponflow.redirect.client_address import ClientAddress
 from couponflow.redirect.offers import MerchantEntry, OfferEntry, OfferTable
 from couponflow.redirect.rate_limit import RateLimit
 from couponflow.redirect.resolver import Detour, Redirect, Refusal, Resolution, Resolver

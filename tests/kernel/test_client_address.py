@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from couponflow.redirect.client_address import UNKNOWN, ClientAddress
+from couponflow.kernel.client_address import UNKNOWN, ClientAddress
 from tests.samples import FakeHeaders
 
 PROXIES = ("10.0.0.0/8", "2001:db8:1::/48", "192.0.2.7")
