@@ -1,7 +1,15 @@
 import msgspec
 import pytest
 
-from couponflow.messages import CHANNELS, Click, EmailRequested, Message, SmsRequested
+from couponflow.messages import (
+    CHANNELS,
+    Click,
+    EmailDeliveryReported,
+    EmailRequested,
+    Message,
+    SmsRequested,
+    message_decoder,
+)
 
 CLICK = Click(
     click_id="0199e0f2-0000-7000-8000-000000000001",
@@ -57,10 +65,23 @@ def test_what_is_not_a_click_is_refused(old: bytes, new: bytes) -> None:
 
 
 def test_every_message_is_on_the_channel_it_names() -> None:
-    assert {"clicks": Click, "emails": EmailRequested, "sms": SmsRequested} == CHANNELS
-    for channel, message in CHANNELS.items():
-        assert issubclass(message, Message)
-        assert message.channel == channel
+    assert list(CHANNELS) == ["clicks", "emails", "sms", "webhooks", "cashback", "orders"]
+    for channel, messages in CHANNELS.items():
+        assert messages
+        for message in messages:
+            assert issubclass(message, Message)
+            assert message.channel == channel
+
+
+def test_a_channel_tells_its_messages_apart_by_their_tags() -> None:
+    tags = [each.__struct_config__.tag for types in CHANNELS.values() for each in types]
+    assert len(tags) == len(set(tags))
+    decoder = message_decoder(CHANNELS["emails"])
+    assert decoder.decode(msgspec.json.encode(EMAIL)) == decoded(EMAIL)
+    report = EmailDeliveryReported(provider="sendgrid", state="bounced", occurred_at=1.0)
+    assert decoder.decode(msgspec.json.encode(report)) == report
+    with pytest.raises(msgspec.ValidationError):
+        decoder.decode(msgspec.json.encode(SMS))
 
 
 def test_a_message_cannot_be_changed_once_said() -> None:
