@@ -1,0 +1,1 @@
+"""Keeps orders, and applies what is reported of their payments, refunds, parcels and stock."""
