@@ -1,0 +1,1 @@
+"""Keeps what affiliate networks and payout providers report."""
