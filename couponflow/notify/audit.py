@@ -1,7 +1,8 @@
-"""What must hold between the messages that asked and what people were told."""
+"""What must hold between messages, what people were told by them, and what became of that."""
 
 from couponflow.kernel.audit import Invariant, query_invariant
 from couponflow.kernel.database import load_queries
+from couponflow.notify.store import STATES
 
 _queries = load_queries("notify")
 
@@ -13,7 +14,13 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     query_invariant(
         "done-means-told",
-        "A message that is recorded as done has its notification.",
+        "A message that is recorded as done has its notification, or is kept as a report of one.",
         _queries["untold"],
+    ),
+    query_invariant(
+        "notifications-follow-their-reports",
+        "A notification is at least as far as the furthest of its reports.",
+        _queries["behind_reports"],
+        lambda scope: {"states": list(STATES)},
     ),
 )
