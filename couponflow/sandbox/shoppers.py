@@ -1,6 +1,5 @@
 """Shoppers without end: sends made-up requests to a redirector at a given rate."""
 
-import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -11,15 +10,10 @@ import structlog
 
 from couponflow.kernel.clock import Clock
 from couponflow.sandbox.rhythm import arrival_times
+from couponflow.sandbox.sending import MAX_IN_FLIGHT, Complaints, Turns, open_client
 from couponflow.sandbox.shopper_requests import ShopperLink, ShopperRequest, shopper_requests
 
 __all__ = ["ShopperCounters", "ShopperLink", "send_shoppers"]
-
-MAX_IN_FLIGHT = 64
-TIMEOUT_SECONDS = 5.0
-COMPLAINT_SECONDS = 10.0
-# Behind by more than this, the lost time is let go instead of being made up for in a rush.
-MAX_LAG_SECONDS = 1.0
 
 _log = structlog.get_logger("couponflow.sandbox.shoppers")
 
@@ -72,15 +66,7 @@ async def send_shoppers(
     on the way.
     """
     counters = counters if counters is not None else ShopperCounters()
-    client = httpx2.AsyncClient(
-        base_url=base_url,
-        follow_redirects=False,
-        timeout=httpx2.Timeout(TIMEOUT_SECONDS, connect=1.0),
-        limits=httpx2.Limits(max_connections=MAX_IN_FLIGHT),
-        # To set up TLS takes the event loop most of a second, and the demo speaks plain HTTP.
-        verify=base_url.startswith("https:"),
-        transport=transport,
-    )
+    client = open_client(base_url, transport)
     async with client, anyio.create_task_group() as tasks:
         sender = _Sender(client, counters, clock, sleep)
         requests = shopper_requests(links, users, randomness)
@@ -103,22 +89,18 @@ class _Sender:
         self._clock = clock
         self._sleep = sleep
         self._free = anyio.Semaphore(MAX_IN_FLIGHT)
-        self._complained_at = -math.inf
+        self._complaints = Complaints(clock)
         self._complained_of = 0
 
     async def send_all(self, requests: Iterator[ShopperRequest], times: Iterator[float]) -> None:
-        began = self._clock.monotonic()
+        turns = Turns(self._clock, self._sleep)
         async with anyio.create_task_group() as tasks:
             for request, due in zip(requests, times, strict=True):
                 # A double click does not wait for its turn but for the finger.
                 if request.repeat_seconds > 0:
                     tasks.start_soon(self._repeat, request)
                     continue
-                late = self._clock.monotonic() - (began + due)
-                if late < 0:
-                    await self._sleep(-late)
-                elif late > MAX_LAG_SECONDS:
-                    began += late
+                await turns.wait_for(due)
                 await self._free.acquire()
                 tasks.start_soon(self._send, request)
 
@@ -144,10 +126,7 @@ class _Sender:
             self._free.release()
 
     def _complain(self, last: str) -> None:
-        """Log trouble, but not once for every shopper who has it."""
-        now = self._clock.monotonic()
-        if now - self._complained_at < COMPLAINT_SECONDS:
-            return
-        troubles = self._counters.troubles
-        _log.warning("shoppers_not_served", shoppers=troubles - self._complained_of, last=last)
-        self._complained_at, self._complained_of = now, troubles
+        if self._complaints.may_complain():
+            troubles = self._counters.troubles
+            _log.warning("shoppers_not_served", shoppers=troubles - self._complained_of, last=last)
+            self._complained_of = troubles

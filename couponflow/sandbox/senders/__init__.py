@@ -1,0 +1,1 @@
+"""Simulators of whoever calls the webhook intake, written from the providers' documents alone."""
