@@ -8,6 +8,7 @@ import click
 from couponflow import __version__
 from couponflow.cli_messages import dead_letters, queue
 from couponflow.cli_options import FiniteFloat, config_option, json_option
+from couponflow.cli_webhooks import webhooks
 
 _CSV_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
@@ -165,3 +166,4 @@ def audit(config: Path | None, as_json: bool) -> None:
 
 main.add_command(queue)
 main.add_command(dead_letters)
+main.add_command(webhooks)

@@ -6,7 +6,15 @@ from typing import Literal, ParamSpec
 
 import click
 
-from couponflow.cli_options import FiniteFloat, config_option, json_option
+from couponflow.cli_options import (
+    FiniteFloat,
+    config_option,
+    dry_run_option,
+    ids_argument,
+    json_option,
+    limit_option,
+    yes_option,
+)
 
 P = ParamSpec("P")
 
@@ -173,7 +181,7 @@ def _which_letters(command: Callable[P, None]) -> Callable[P, None]:
 
 @dead_letters.command("list")
 @_which_letters
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@limit_option
 @config_option
 @json_option
 @click.pass_obj
@@ -196,20 +204,20 @@ def show(config: Path | None, letter_id: str, as_json: bool) -> None:
     show_command(config, letter_id, as_json=as_json)
 
 
-def _add_action(action: Literal["replay", "discard"], text: str) -> None:
-    @dead_letters.command(action, help=text)
-    @click.argument("ids", metavar="[ID]...", nargs=-1)
+def _add_action(verb: Literal["replay", "discard"], text: str) -> None:
+    @dead_letters.command(verb, help=text)
+    @ids_argument
     @_which_letters
     @click.option("--all", "everything", is_flag=True, help="Every letter there is.")
-    @click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
-    @click.option("--dry-run", is_flag=True, help="Say how many match; change nothing.")
+    @yes_option
+    @dry_run_option
     @config_option
     @json_option
     @click.pass_obj
     def act(config: Path | None, yes: bool, dry_run: bool, as_json: bool, **which: object) -> None:
         from couponflow.commands.dead_letters import act_command
 
-        act_command(config, action, which, yes=yes, dry_run=dry_run, as_json=as_json)
+        act_command(config, verb, which, yes=yes, dry_run=dry_run, as_json=as_json)
 
 
 _add_action("replay", "Send dead letters on their way again, after saying how many match.")

@@ -1,4 +1,4 @@
-"""Options that most commands of the command line share."""
+"""Options that commands of the command line share."""
 
 import math
 from pathlib import Path
@@ -22,6 +22,12 @@ config_option = click.option(
     help="Settings file; ./couponflow.toml if it is there. The environment wins over it.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True
+)
+ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say how many match; change nothing.")
 
 
 class FiniteFloat(click.FloatRange):

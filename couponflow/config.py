@@ -13,10 +13,22 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from couponflow.config_sources import (
+    CountOrOff,
+    EasypostSettings,
+    GenericSettings,
+    Msg91Settings,
+    NetworkSettings,
+    QstashSettings,
+    RazorpaySettings,
+    SecondsOrOff,
+    SendgridSettings,
+    ShiprocketSettings,
+    StripeSettings,
+)
+
 Seconds = Annotated[float, Meta(gt=0)]
-SecondsOrOff = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
-CountOrOff = Annotated[int, Meta(ge=0)]
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,6 +131,34 @@ class ConsumersSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Messages of a channel worked on at once in one daemon."""
 
 
+class WebhooksSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bind: str = "0.0.0.0:3002"
+    """Where payment gateways, networks and providers call: they come from outside."""
+    server: Literal["granian", "hypercorn"] = "granian"
+    max_connections: Count = 2048
+    """The most connections open at once."""
+    body_bytes: Annotated[int, Meta(ge=1_024, le=16 * 1024 * 1024)] = 1_048_576
+    """A larger body is answered 413; SendGrid's batches have up to 768 KiB."""
+    body_seconds: Seconds = 5.0
+    """A body that has not arrived by then is answered 408."""
+    store_seconds: Seconds = 4.0
+    """An event that is not in PostgreSQL by then is answered 503, and sent again; Razorpay waits
+    for 5 seconds."""
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 512
+    """Requests of one source worked on at once; more are answered 503."""
+    refusals_kept_per_minute: CountOrOff = 30
+    """Requests refused that are written into `webhook_logs`, a source; the rest is counted."""
+    keep_days: Annotated[int, Meta(ge=0, le=3_650)] = 90
+    """Days of `webhook_logs` older than this are dropped; 0 keeps them."""
+    dedup_days: Annotated[int, Meta(ge=1, le=3_650)] = 45
+    """How long an event's id is remembered: one that comes again later is taken for new."""
+    report_attempts: Annotated[int, Meta(ge=1, le=100)] = 10
+    """How often an event is tried that tells of something not known yet, as a payment whose order
+    is still to come."""
+    report_first_seconds: Seconds = 2.0
+    """The longest wait before the second of these attempts; it doubles, up to five minutes."""
+
+
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bind: str = "0.0.0.0:3000"
     """Where programs call the JSON API."""
@@ -155,6 +195,8 @@ class SandboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Where the simulated merchants of `run --demo` answer."""
     shoppers_per_second: Seconds = 20.0
     """How many shoppers `run --demo --traffic` sends."""
+    webhooks_per_second: Seconds = 5.0
+    """How many webhooks its simulated providers send."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,6 +215,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     channels: ChannelsSettings = ChannelsSettings()
     outbox: OutboxSettings = OutboxSettings()
     consumers: ConsumersSettings = ConsumersSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
+    razorpay: RazorpaySettings = RazorpaySettings()
+    stripe: StripeSettings = StripeSettings()
+    sendgrid: SendgridSettings = SendgridSettings()
+    msg91: Msg91Settings = Msg91Settings()
+    qstash: QstashSettings = QstashSettings()
+    easypost: EasypostSettings = EasypostSettings()
+    shiprocket: ShiprocketSettings = ShiprocketSettings()
+    admitad: NetworkSettings = NetworkSettings()
+    vcommission: NetworkSettings = NetworkSettings()
+    cuelinks: NetworkSettings = NetworkSettings()
+    cj: NetworkSettings = NetworkSettings()
+    generic_webhooks: dict[str, GenericSettings] = {}
+    """Senders that need no code, by name; in the environment a JSON object."""
     api: ApiSettings = ApiSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
     ops: OpsSettings = OpsSettings()
@@ -184,10 +240,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Path(self.var_dir).absolute()
 
 
-SECRETS = frozenset({"database.url", "redis.url", "redirect.stats_token", "api.jwt_secret"})
+SOURCE_SECRETS = {
+    "razorpay.webhook_secret": "RAZORPAY_WEBHOOK_SECRET",
+    "stripe.webhook_secret": "STRIPE_WEBHOOK_SECRET",
+    "sendgrid.webhook_public_key": "SENDGRID_WEBHOOK_PUBLIC_KEY",
+    "msg91.webhook_token": "MSG91_WEBHOOK_TOKEN",
+    "qstash.current_signing_key": "QSTASH_CURRENT_SIGNING_KEY",
+    "qstash.next_signing_key": "QSTASH_NEXT_SIGNING_KEY",
+    "easypost.webhook_secret": "EASYPOST_WEBHOOK_SECRET",
+    "shiprocket.webhook_token": "SHIPROCKET_WEBHOOK_TOKEN",
+    "admitad.postback_secret": "ADMITAD_POSTBACK_SECRET",
+    "vcommission.postback_secret": "VCOMMISSION_POSTBACK_SECRET",
+    "cuelinks.postback_secret": "CUELINKS_POSTBACK_SECRET",
+    "cj.postback_secret": "CJ_POSTBACK_SECRET",
+}
+"""What each sender of webhooks is verified with, and the variable it is customarily in."""
+SENDER_SECTIONS = tuple(dict.fromkeys(path.partition(".")[0] for path in SOURCE_SECRETS))
+"""The sections of the senders, which are also their names."""
+
+SECRETS = frozenset(
+    {
+        "database.url",
+        "redis.url",
+        "redirect.stats_token",
+        "api.jwt_secret",
+        "generic_webhooks",
+        *SOURCE_SECRETS,
+    }
+)
 """Keys whose values are never printed."""
 
-CUSTOMARY_VARIABLES = {"database.url": "DATABASE_URL", "redis.url": "REDIS_URL"}
+CUSTOMARY_VARIABLES = {
+    "database.url": "DATABASE_URL",
+    "redis.url": "REDIS_URL",
+    **SOURCE_SECRETS,
+}
 """Names that other programs use too; each is honoured beside the key's own variable."""
 
 EXAMPLES: dict[str, object] = {
@@ -199,6 +286,7 @@ EXAMPLES: dict[str, object] = {
     "api.jwt_audience": "couponflow",
     "api.jwt_issuer": "https://login.example.com/",
     "http.trusted_proxies": ("10.0.0.0/8",),
+    **dict.fromkeys(SOURCE_SECRETS, "what the sender's own settings page shows"),
 }
 """A right value for each key whose default is nothing."""
 
@@ -244,7 +332,13 @@ def _every_key() -> Iterator[Key]:
             for inner in msgspec.structs.fields(outer.default):
                 yield Key(outer.name, inner.name, inner.type, inner.default)
         else:
-            yield Key("", outer.name, outer.type, outer.default)
+            # A mutable default is made anew for each struct.
+            made: object = (
+                outer.default_factory()
+                if outer.default is msgspec.NODEFAULT and outer.default_factory is not None
+                else outer.default
+            )
+            yield Key("", outer.name, outer.type, made)
 
 
 KEYS = {key.path: key for key in _every_key()}

@@ -163,7 +163,9 @@ class _Reader:
                 self._check_is_known(variable)
         for key in KEYS.values():
             text = self._text_of(key, environment)
-            if text and isinstance(key.default, tuple):
+            if text and isinstance(key.default, dict):
+                self._take_json(key, text)
+            elif text and isinstance(key.default, tuple):
                 parts = [part.strip() for part in text.split(",")]
                 self._take(key, [part for part in parts if part], "environment")
             elif text:
@@ -232,6 +234,14 @@ class _Reader:
             self._unreadable(key, f"{variable}_FILE names {file}, which is empty", example)
         return value
 
+    def _take_json(self, key: Key, text: str) -> None:
+        try:
+            value: object = msgspec.json.decode(text.encode(errors="replace"))
+        except msgspec.DecodeError as error:
+            self._unreadable(key, f"must be a JSON object: {error}", "{}")
+        else:
+            self._take(key, value, "environment")
+
     def _take(self, key: Key, value: object, source: Source) -> None:
         converted = _convert(key, value, source)
         if converted is None:
@@ -287,6 +297,8 @@ def _expectation(key: Key) -> str:
             return "one of " + ", ".join(str(value) for value in values)
         case msgspec.inspect.VarTupleType():
             return "a list of texts"
+        case msgspec.inspect.DictType():
+            return "tables by name, as config/couponflow.toml shows them"
         case _:
             return "a text"
 

@@ -2,10 +2,16 @@
 
 import ipaddress
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from couponflow.config import Settings
+from couponflow.config import SENDER_SECTIONS, Settings
+from couponflow.config_sources import GenericSettings, SourceSettings
+from couponflow.messages import CHANNELS
+
+_PATH_PART = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PLACEHOLDER = re.compile(r"\{(.*?)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
     yield from _broken_addresses(settings)
     yield from _broken_cluster(settings)
     yield from _broken_token_keys(settings)
+    yield from _broken_senders(settings)
     if settings.env == "production":
         yield from _missing_in_production(settings)
 
@@ -122,6 +129,7 @@ def _broken_listeners(settings: Settings) -> Iterator[BrokenRule]:
     listeners = {
         "api": settings.api.bind,
         "redirect": settings.redirect.bind,
+        "webhooks": settings.webhooks.bind,
         "ops": settings.ops.bind,
         "sandbox": settings.sandbox.bind,
     }
@@ -195,6 +203,52 @@ def _broken_token_keys(settings: Settings) -> Iterator[BrokenRule]:
             ("api.jwks_file", "api.jwt_secret"),
             "is set beside [api] jwt_secret; tokens are signed one way or the other",
         )
+
+
+def _broken_senders(settings: Settings) -> Iterator[BrokenRule]:
+    for section in SENDER_SECTIONS:
+        source: SourceSettings = getattr(settings, section)
+        if problem := _broken_networks(source.allowed_addresses):
+            yield BrokenRule((f"{section}.allowed_addresses",), problem, "52.66.75.174,10.0.0.0/8")
+    alias = settings.shiprocket.alias
+    if alias and not _PATH_PART.fullmatch(alias):
+        yield BrokenRule(("shiprocket.alias",), "must be one part of a path, without slashes")
+    elif alias in (*SENDER_SECTIONS, "generic", "health", "ready"):
+        yield BrokenRule(("shiprocket.alias",), f"is {alias!r}, which is somebody else's path")
+    for name, generic in settings.generic_webhooks.items():
+        problem = _broken_generic(name, generic) or _broken_networks(generic.allowed_addresses)
+        if problem:
+            yield BrokenRule(("generic_webhooks",), f"{name!r} {problem}")
+
+
+def _broken_networks(addresses: tuple[str, ...]) -> str:
+    try:
+        for address in addresses:
+            ipaddress.ip_network(address)
+    except ValueError as error:
+        return f"must hold addresses and networks only ({error})"
+    return ""
+
+
+def _broken_generic(name: str, generic: GenericSettings) -> str:
+    if not _PATH_PART.fullmatch(name):
+        return "must be a name of letters, digits, - and _: it is the last part of a path"
+    if not any(generic.secrets):
+        return "has no secret in secrets"
+    placeholders = set(_PLACEHOLDER.findall(generic.signed))
+    if "body" not in placeholders or placeholders - {"body", "timestamp", "id"}:
+        return f"signs {generic.signed!r}; that must hold {{body}}, {{timestamp}} and {{id}} only"
+    if generic.timestamp_header and "timestamp" not in placeholders:
+        return "names a timestamp_header and does not sign {timestamp}: anybody could write it"
+    if "timestamp" in placeholders and not generic.timestamp_header:
+        return "signs {timestamp} and names no timestamp_header"
+    if "id" in placeholders and not generic.id_header:
+        return "signs {id} and names no id_header"
+    # A sender must not be able to say what only the intake and the redirector can know.
+    channels = [name for name in CHANNELS if name not in ("webhooks", "clicks")]
+    if generic.channel and generic.channel not in channels:
+        return f"names the channel {generic.channel!r}; there are: {', '.join(channels)}"
+    return ""
 
 
 def _missing_in_production(settings: Settings) -> Iterator[BrokenRule]:

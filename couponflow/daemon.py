@@ -21,14 +21,10 @@ import structlog
 from couponflow.admin.dead_letters_http import dead_letter_routes
 from couponflow.admin.http import AdminParts, admin_routes
 from couponflow.admin.role import ApiParts, api_role
-from couponflow.catalogue.sample import sample_offers, sample_users
 from couponflow.catalogue.store import load_sample
-from couponflow.clicks import audit as clicks_audit
 from couponflow.clicks.role import ClicksParts, clicks_role
 from couponflow.config import Settings
 from couponflow.config_rules import parse_bind
-from couponflow.kernel import outbox_audit
-from couponflow.kernel.audit import Invariant
 from couponflow.kernel.channel import Channel
 from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.database import Database
@@ -48,27 +44,23 @@ from couponflow.kernel.telemetry import MetricSource, add_source, new_registry
 from couponflow.kernel.tokens import open_tokens
 from couponflow.message_wiring import Messaging, MessagingParts
 from couponflow.messages import CHANNELS, Click
-from couponflow.notify import audit as notify_audit
-from couponflow.notify.role import EMAIL_HANDLERS, SMS_HANDLERS, email_role, sms_role
 from couponflow.redirect import audit as redirect_audit
 from couponflow.redirect.metrics import RedirectMetrics
 from couponflow.redirect.role import RedirectParts, redirect_role
-from couponflow.sandbox.role import NetworksParts, ShoppersParts, networks_role, shoppers_role
-from couponflow.sandbox.shoppers import ShopperLink
+from couponflow.sandbox.senders.keys import SenderKeys
+from couponflow.sandbox_wiring import sandbox_roles
+from couponflow.webhooks.admin_http import webhook_routes
+from couponflow.webhooks.metrics import WebhookMetrics
+from couponflow.webhooks.role import WebhooksParts, webhooks_role
+from couponflow.worker_wiring import Senders, worker_roles
 
 _log = structlog.get_logger("couponflow.daemon")
-
-INVARIANTS: tuple[Invariant, ...] = (
-    *redirect_audit.INVARIANTS,
-    *clicks_audit.INVARIANTS,
-    *outbox_audit.INVARIANTS,
-    *notify_audit.INVARIANTS,
-)
-"""What `couponflow audit` checks."""
 
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long the event loop may keep the interpreter from granian's thread, which brings requests;
 with the default of 5 ms the slowest percent of redirects take twice as long."""
+GC_THRESHOLD = 7_000
+"""New containers after which the collector looks at them; Python's own is 700."""
 WAIT_FOR_DATABASE_SECONDS = 60.0
 REQUIRED_CHECKS = ("role:", DATABASE_CHECK)
 """What must be well for a daemon to be ready."""
@@ -85,6 +77,8 @@ class RunOptions:
     roles: tuple[str, ...]
     demo: bool = False
     traffic: bool = False
+    sender_keys: SenderKeys | None = None
+    """What the demo's providers sign with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +88,7 @@ class Running:
     roles: tuple[str, ...]
     redirect_url: str | None
     api_url: str | None
+    webhooks_url: str | None
     ops_url: str
     sandbox_url: str | None
     database: str
@@ -133,6 +128,8 @@ def _tune_interpreter() -> None:
     # What is imported by now stays for good: the collector need not look at it again.
     gc.collect()
     gc.freeze()
+    # What a request makes is gone with its answer: to look at it ten times as seldom is enough.
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 class _Daemon:
@@ -150,6 +147,7 @@ class _Daemon:
         self._sources: list[MetricSource] = [self._queues, self._role_metrics, self._messages]
         self._registry = new_registry()
         self._roles: list[Role] = []
+        self._senders = Senders(settings)
         self._messaging: Messaging | None = None
         self._listeners = self._make_listeners()
         self._journal_folder = settings.var_path / redirect_audit.JOURNAL_FOLDER
@@ -166,6 +164,9 @@ class _Daemon:
         if "redirect" in self._options.roles:
             redirect = settings.redirect
             made["redirect"] = listener(redirect.bind, redirect.server, redirect.max_connections)
+        if "webhooks" in self._options.roles:
+            webhooks = settings.webhooks
+            made["webhooks"] = listener(webhooks.bind, webhooks.server, webhooks.max_connections)
         if "api" in self._options.roles:
             made["api"] = listener(settings.api.bind, settings.api.server, 1024)
         if self._options.demo:
@@ -192,15 +193,20 @@ class _Daemon:
             self._add_redirect(journal, database, messaging)
         if "clicks" in self._options.roles:
             self._add_clicks(database, messaging)
-        if "email" in self._options.roles:
-            self._roles.append(email_role(messaging.consumer_parts("emails", EMAIL_HANDLERS)))
-        if "sms" in self._options.roles:
-            self._roles.append(sms_role(messaging.consumer_parts("sms", SMS_HANDLERS)))
+        if "webhooks" in self._options.roles:
+            self._add_webhooks(database)
+        self._roles += worker_roles(self._options.roles, settings, messaging, self._senders)
         if "api" in self._options.roles:
             self._add_api(database, messaging)
         if self._options.demo:
             await load_sample(database, self._listeners["sandbox"].local_url)
-            self._add_sandbox()
+            self._roles += sandbox_roles(
+                settings,
+                self._listeners,
+                self._clock,
+                traffic=self._options.traffic,
+                sender_keys=self._options.sender_keys,
+            )
         self._add_ops(database)
         self._opened = True
 
@@ -291,6 +297,24 @@ class _Daemon:
         )
         self._roles.append(clicks_role(parts))
 
+    def _add_webhooks(self, database: Database) -> None:
+        metrics = WebhookMetrics()
+        self._sources.append(metrics)
+        parts = WebhooksParts(
+            settings=self._settings.webhooks,
+            sources=self._senders.by_path,
+            source_settings=self._senders.settings,
+            cors=self._senders.cors,
+            trusted_proxies=self._settings.http.trusted_proxies,
+            listener=self._listeners["webhooks"],
+            database=database,
+            database_connections=self._settings.database.pool_max,
+            health=self._health,
+            metrics=metrics,
+            clock=self._clock,
+        )
+        self._roles.append(webhooks_role(parts))
+
     def _add_api(self, database: Database, messaging: Messaging) -> None:
         admin = AdminParts(
             database=database,
@@ -303,6 +327,7 @@ class _Daemon:
             routes=[
                 *admin_routes(admin),
                 *dead_letter_routes(database, self._clock, self._ids, CHANNELS),
+                *webhook_routes(database, self._clock, self._ids, self._senders.by_name),
             ],
             registry=self._registry,
             health=self._health,
@@ -313,22 +338,6 @@ class _Daemon:
             make_id=lambda: self._ids.make(self._clock.now()),
         )
         self._roles.append(api_role(parts))
-
-    def _add_sandbox(self) -> None:
-        self._roles.append(networks_role(NetworksParts(listener=self._listeners["sandbox"])))
-        if self._options.traffic and "redirect" in self._listeners:
-            parts = ShoppersParts(
-                base_url=self._listeners["redirect"].local_url,
-                links=[
-                    ShopperLink(f"/out/{offer.merchant_slug}/{offer.offer_id}")
-                    for offer in sample_offers()
-                ],
-                users=[user.user_id for user in sample_users()],
-                shoppers_per_second=self._settings.sandbox.shoppers_per_second,
-                clock=self._clock,
-                randomness=random.Random(),  # noqa: S311 - made-up shoppers
-            )
-            self._roles.append(shoppers_role(parts))
 
     def _add_ops(self, database: Database) -> None:
         for source in self._sources:
@@ -369,11 +378,12 @@ class _Daemon:
     ) -> None:
         await supervisor.all_running.wait()
         redirect, sandbox = self._listeners.get("redirect"), self._listeners.get("sandbox")
-        api = self._listeners.get("api")
+        api, webhooks = self._listeners.get("api"), self._listeners.get("webhooks")
         running = Running(
             roles=tuple(role.name for role in self._roles),
             redirect_url=redirect.local_url if redirect else None,
             api_url=api.local_url if api else None,
+            webhooks_url=webhooks.local_url if webhooks else None,
             ops_url=self._listeners["ops"].local_url,
             sandbox_url=sandbox.local_url if sandbox else None,
             database="DATABASE_URL" if self._settings.database.url else "embedded PostgreSQL",

@@ -15,7 +15,7 @@ import structlog
 
 from couponflow.config import Settings
 from couponflow.kernel import outbox_rows
-from couponflow.kernel.audit_log import ensure_partitions
+from couponflow.kernel.audit_log import AUDIT_LOGS
 from couponflow.kernel.channel import Channel, Stream
 from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import Clock
@@ -29,6 +29,7 @@ from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.message_metrics import MessageMetrics
 from couponflow.kernel.outbox_relay import OutboxRelay, RelayParts
 from couponflow.kernel.outbox_sinks import BareSink, MemorySink, Sink, StreamSink
+from couponflow.kernel.partitions import ensure_partitions
 from couponflow.kernel.role import Role, RoleHandle, Stage
 from couponflow.kernel.shared_state import SharedState, SharedStateAway
 from couponflow.kernel.telemetry import MetricSource
@@ -248,7 +249,7 @@ class Messaging:
 
     async def _ensure_partitions(self) -> None:
         async with self._parts.database.connection() as connection:
-            await ensure_partitions(connection, self._parts.clock.now())
+            await ensure_partitions(connection, AUDIT_LOGS, self._parts.clock.now())
 
     def seal(self) -> None:
         """Say that nothing more is published here."""

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from couponflow.messages import Click, EmailRequested, SmsRequested
+from couponflow.messages import (
+    Click,
+    EmailRequested,
+    OrderCreated,
+    SmsRequested,
+    TransactionReported,
+    WebhookAccepted,
+)
 
 
 class Wiring(NamedTuple):
@@ -13,14 +20,26 @@ class Wiring(NamedTuple):
     consumes: frozenset[str] = frozenset()
 
 
+_REPORTED = frozenset(
+    message.channel for message in (EmailRequested, SmsRequested, TransactionReported, OrderCreated)
+)
+"""The channels on which the inbox passes on what webhooks tell."""
+
 ROLES: dict[str, Wiring] = {
     "redirect": Wiring(produces=frozenset({Click.channel})),
+    "webhooks": Wiring(produces=frozenset({WebhookAccepted.channel})),
     "api": Wiring(),
     "clicks": Wiring(consumes=frozenset({Click.channel})),
     "email": Wiring(consumes=frozenset({EmailRequested.channel})),
     "sms": Wiring(consumes=frozenset({SmsRequested.channel})),
+    "cashback": Wiring(consumes=frozenset({TransactionReported.channel})),
+    "checkout": Wiring(consumes=frozenset({OrderCreated.channel})),
+    "inbox": Wiring(consumes=frozenset({WebhookAccepted.channel}), produces=_REPORTED),
 }
-GROUPS: dict[str, tuple[str, ...]] = {"all": tuple(ROLES), "workers": ("clicks", "email", "sms")}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "all": tuple(ROLES),
+    "workers": ("clicks", "email", "sms", "cashback", "checkout", "inbox"),
+}
 
 
 class RolesInvalid(Exception):

@@ -78,7 +78,7 @@ def only_problem(environment: dict[str, str]) -> ConfigurationProblem:
             {"OPS_BIND": "[::1]:3001"},
             "[ops] bind",
             "uses port 3001, which [redirect] bind uses already",
-            "127.0.0.1:3002",
+            "127.0.0.1:3003",
         ),
         (
             {"HTTP_TRUSTED_PROXIES": "10.0.0.1/8"},
@@ -102,7 +102,7 @@ def only_problem(environment: dict[str, str]) -> ConfigurationProblem:
             {"API_BIND": "127.0.0.1:3001"},
             "[redirect] bind",
             "uses port 3001, which [api] bind uses already",
-            "127.0.0.1:3002",
+            "127.0.0.1:3003",
         ),
         (
             {"CONSUMERS_MIN": "6"},

@@ -6,11 +6,27 @@ from couponflow.roles import GROUPS, ROLES, RolesInvalid, parse_roles
 @pytest.mark.parametrize(
     ("text", "roles"),
     [
-        ("all", ("redirect", "api", "clicks", "email", "sms")),
+        (
+            "all",
+            (
+                "redirect",
+                "webhooks",
+                "api",
+                "clicks",
+                "email",
+                "sms",
+                "cashback",
+                "checkout",
+                "inbox",
+            ),
+        ),
         ("clicks", ("clicks",)),
-        ("workers", ("clicks", "email", "sms")),
+        ("workers", ("clicks", "email", "sms", "cashback", "checkout", "inbox")),
         ("sms,api", ("api", "sms")),
-        ("redirect,workers", ("redirect", "clicks", "email", "sms")),
+        (
+            "redirect,workers",
+            ("redirect", "clicks", "email", "sms", "cashback", "checkout", "inbox"),
+        ),
         ("clicks,redirect", ("redirect", "clicks")),
         (" clicks , redirect,, clicks", ("redirect", "clicks")),
     ],
@@ -32,7 +48,11 @@ def test_an_unknown_role_is_refused_with_those_there_are(text: str) -> None:
     with pytest.raises(RolesInvalid) as refused:
         parse_roles(text, in_memory=True)
     assert repr(text.rpartition(",")[2]) in str(refused.value)
-    assert "Roles: redirect, api, clicks, email, sms. Groups: all, workers." in str(refused.value)
+    known = (
+        "Roles: redirect, webhooks, api, clicks, email, sms, cashback, checkout, inbox. "
+        "Groups: all, workers."
+    )
+    assert known in str(refused.value)
 
 
 def test_a_producer_without_its_consumer_is_refused_and_told_what_to_add() -> None:
@@ -40,6 +60,15 @@ def test_a_producer_without_its_consumer_is_refused_and_told_what_to_add() -> No
         parse_roles("redirect", in_memory=True)
     assert "'clicks'" in str(refused.value)
     assert "Add clicks (or workers) to --roles, or set REDIS_URL." in str(refused.value)
+
+
+def test_the_intake_needs_an_inbox_and_the_inbox_all_it_passes_on_to() -> None:
+    with pytest.raises(RolesInvalid, match="Add inbox"):
+        parse_roles("webhooks", in_memory=True)
+    with pytest.raises(RolesInvalid, match=r"Add (cashback|checkout|email|sms) "):
+        parse_roles("webhooks,inbox", in_memory=True)
+    assert "inbox" in parse_roles("webhooks,workers", in_memory=True)
+    assert parse_roles("webhooks", in_memory=False) == ("webhooks",)
 
 
 def test_a_producer_may_be_alone_where_channels_leave_the_process() -> None:

@@ -1,39 +1,44 @@
 """Dead letters over HTTP: looking at them, sending them again, giving them up."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated
 
 import msgspec
 import structlog
 from msgspec import Meta
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from couponflow.kernel.api import ProblemError, actor_of, json_response, read_body, require_role
+from couponflow.kernel.api import (
+    ProblemError,
+    actor_of,
+    invalid_query,
+    json_response,
+    read_body,
+    read_query,
+    require_role,
+)
 from couponflow.kernel.clock import Clock
+from couponflow.kernel.cursors import CursorInvalid
 from couponflow.kernel.database import Database
 from couponflow.kernel.dead_letter_replay import discard, replay
 from couponflow.kernel.dead_letters import (
-    CursorInvalid,
     LetterCounts,
     LetterFilter,
-    Moment,
     count_letters,
     list_letters,
     show_letter,
 )
 from couponflow.kernel.identifiers import Uuid7Generator
-from couponflow.messages import Message
+from couponflow.kernel.moments import Moment
+from couponflow.messages import MessageTypes
 
 LETTERS_A_REQUEST = 10_000
 """Letters replayed or discarded by one request; the answer says whether more match."""
 _PAGE_DEFAULT = 50
 _PAGE_MAX = 500
 _IDS_MAX = 1_000
-_SPACE_FOR_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _log = structlog.get_logger("couponflow.admin")
 
 
@@ -80,7 +85,7 @@ def dead_letter_routes(
     database: Database,
     clock: Clock,
     ids: Uuid7Generator,
-    known_channels: Mapping[str, type[Message]],
+    known_channels: Mapping[str, MessageTypes],
 ) -> list[Route]:
     """The routes, each behind the roles `service` and `admin`."""
     guard = require_role("service", "admin")
@@ -106,7 +111,7 @@ class _Routes:
         database: Database,
         clock: Clock,
         ids: Uuid7Generator,
-        known_channels: Mapping[str, type[Message]],
+        known_channels: Mapping[str, MessageTypes],
     ) -> None:
         self._database = database
         self._clock = clock
@@ -114,13 +119,13 @@ class _Routes:
         self._known_channels = known_channels
 
     async def list(self, request: Request) -> Response:
-        query = _list_query(request.query_params)
+        query = read_query(request.query_params, _ListQuery)
         letter_filter = _letter_filter(query, query.id)
         async with self._database.connection() as connection:
             try:
                 page = await list_letters(connection, letter_filter, query.limit, query.cursor)
             except CursorInvalid as error:
-                raise _invalid_query(str(error)) from error
+                raise invalid_query(str(error)) from error
         return json_response(200, page)
 
     async def show(self, request: Request) -> Response:
@@ -218,28 +223,6 @@ def _letter_filter(body: FilterBody, ids: "tuple[str, ...] | list[str] | None") 
         until=body.until,
         ids=None if ids is None else tuple(ids),
     )
-
-
-def _list_query(query: QueryParams) -> _ListQuery:
-    given: dict[str, str | list[str]] = {}
-    for name in query:
-        values = query.getlist(name)
-        if name == "id":
-            given[name] = values
-        elif len(values) > 1:
-            raise _invalid_query(f"{name[:80]!r} is given twice")
-        else:
-            # The plus sign of an offset may have become a space on its way.
-            moment = name in ("since", "until")
-            given[name] = _SPACE_FOR_PLUS.sub("+", values[0]) if moment else values[0]
-    try:
-        return msgspec.convert(given, _ListQuery, strict=False)
-    except (msgspec.ValidationError, OverflowError) as error:
-        raise _invalid_query(str(error)) from error
-
-
-def _invalid_query(detail: str) -> ProblemError:
-    return ProblemError(422, "invalid-parameter", "A parameter is wrong", detail)
 
 
 def _unknown() -> ProblemError:

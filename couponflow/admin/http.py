@@ -16,7 +16,7 @@ from couponflow.admin.submissions import (
     Submission,
     checked_key,
     decode_message,
-    message_type_of,
+    message_types_of,
     options_of,
 )
 from couponflow.admin.workers import read_workers
@@ -35,7 +35,7 @@ from couponflow.kernel.dead_letters import count_by_channel as count_dead_letter
 from couponflow.kernel.ops import NO_ROWS, Queues
 from couponflow.kernel.outbox_rows import OutboxCounts, count_by_channel
 from couponflow.kernel.shared_state import SharedState
-from couponflow.messages import CHANNELS, Message
+from couponflow.messages import CHANNELS, MessageTypes
 
 RATE_MAX = 1_000_000.0
 CONCURRENCY_MAX = 100_000
@@ -92,7 +92,7 @@ class AdminParts:
     """Where workers' heartbeats are; None without Redis."""
     consumers: Callable[[], Mapping[str, int]] = _nobody
     """How many consumers this daemon has, by channel."""
-    channels: Mapping[str, type[Message]] = field(default_factory=lambda: CHANNELS)
+    channels: Mapping[str, MessageTypes] = field(default_factory=lambda: CHANNELS)
     """What may be pushed."""
 
 
@@ -147,11 +147,11 @@ class _Routes:
         return json_response(200, QueueStats(channels))
 
     async def push(self, request: Request) -> Response:
-        message_type = message_type_of(self._channel(request), self._parts.channels)
+        channel = self._channel(request)
         options = options_of(request.query_params)
         key = _idempotency_key(request)
         submission = Submission(
-            message=decode_message(await request.body(), message_type),
+            message=decode_message(await request.body(), self._parts.channels[channel]),
             options=options,
             actor=actor_of(request),
             correlation_id=request_id_of(request),
@@ -160,7 +160,7 @@ class _Routes:
         submitted, repeated = await submit(self._parts.database, submission)
         _log.info(
             "message_pushed",
-            channel=message_type.channel,
+            channel=channel,
             message_id=submitted.message_id,
             repeated=repeated,
         )
@@ -220,7 +220,7 @@ class _Routes:
 
     def _channel(self, request: Request) -> str:
         channel: str = request.path_params["channel"]
-        message_type_of(channel, self._parts.channels)
+        message_types_of(channel, self._parts.channels)
         return channel
 
 

@@ -16,10 +16,10 @@ from typing import Annotated
 import msgspec
 from starlette.datastructures import QueryParams
 
-from couponflow.kernel.api import ProblemError, decode_body, invalid_body
+from couponflow.kernel.api import ProblemError, decode_body, invalid_body, invalid_query
 from couponflow.kernel.clock import END_OF_TIME
 from couponflow.kernel.outbox import MESSAGE_BYTES_MAX
-from couponflow.messages import Message
+from couponflow.messages import Message, MessageTypes
 
 KEY_MAX = 255
 _NAME_SHOWN_MAX = 80
@@ -56,8 +56,8 @@ class IdempotentId(msgspec.Struct, frozen=True):
     """The key as the number of a lock of PostgreSQL."""
 
 
-def message_type_of(channel: str, channels: Mapping[str, type[Message]]) -> type[Message]:
-    """The type a channel carries; raises `ProblemError` naming the channels there are."""
+def message_types_of(channel: str, channels: Mapping[str, MessageTypes]) -> MessageTypes:
+    """The types a channel carries; raises `ProblemError` naming the channels there are."""
     try:
         return channels[channel]
     except KeyError:
@@ -70,21 +70,28 @@ def message_type_of(channel: str, channels: Mapping[str, type[Message]]) -> type
         ) from None
 
 
-def decode_message(body: bytes, message_type: type[Message]) -> Message:
-    """The message in JSON, whose `type` may be left out; raises `ProblemError`.
+def decode_message(body: bytes, types: MessageTypes) -> Message:
+    """The message in JSON; without a `type` it is the first of `types`. Raises `ProblemError`.
 
     A field that the message does not have is refused: it is a mistake, or meant for a version that
     does not run here.
     """
     given = decode_body(body, dict[str, msgspec.Raw])
-    config = message_type.__struct_config__
-    tag_field = config.tag_field or "type"
+    by_tag = {each.__struct_config__.tag: each for each in types}
+    tag_field = types[0].__struct_config__.tag_field or "type"
+    tag = types[0].__struct_config__.tag
+    if tag_field in given:
+        tag = decode_body(given[tag_field], str)
+        if tag not in by_tag:
+            known_tags = ", ".join(map(str, by_tag))
+            raise invalid_body(f"Invalid value {_shown(tag)}: there are {known_tags}", "$.type")
+    message_type = by_tag[tag]
     known = {field.encode_name for field in msgspec.structs.fields(message_type)} | {tag_field}
     for name in given:
         if name not in known:
             raise invalid_body(f"Object has no field {_shown(name)}", f"$.{name[:_NAME_SHOWN_MAX]}")
-    tag = msgspec.Raw(msgspec.json.encode(config.tag))
-    message = decode_body(msgspec.json.encode({tag_field: tag, **given}), message_type)
+    encoded_tag = msgspec.Raw(msgspec.json.encode(tag))
+    message = decode_body(msgspec.json.encode({**given, tag_field: encoded_tag}), message_type)
     if len(msgspec.json.encode(message)) > MESSAGE_BYTES_MAX:
         raise invalid_body(f"The message is larger than {MESSAGE_BYTES_MAX:,} bytes", "$")
     return message
@@ -94,7 +101,7 @@ def options_of(query: QueryParams) -> SubmissionOptions:
     """Read `available_at` and `dedup_key`; raises `ProblemError` for anything else."""
     for name in query:
         if name not in ("available_at", "dedup_key") or len(query.getlist(name)) > 1:
-            raise _invalid_query(
+            raise invalid_query(
                 f"{_shown(name)} is unknown or given twice; there are available_at and dedup_key"
             )
     available_at, dedup_key = query.get("available_at"), query.get("dedup_key")
@@ -121,7 +128,7 @@ def parse_moment(text: str) -> float:
 def checked_key(text: str, name: str) -> str:
     """A key that PostgreSQL and logs can hold; raises `ProblemError`."""
     if not text or len(text) > KEY_MAX or not text.isprintable():
-        raise _invalid_query(f"{name} must have 1 to {KEY_MAX} printable characters")
+        raise invalid_query(f"{name} must have 1 to {KEY_MAX} printable characters")
     return text
 
 
@@ -153,10 +160,6 @@ def _shown(name: str) -> str:
 
 
 def _invalid_moment() -> ProblemError:
-    return _invalid_query(
+    return invalid_query(
         "the time must have an offset and lie between 1970 and 9999, as 2030-01-31T18:30:00Z"
     )
-
-
-def _invalid_query(detail: str) -> ProblemError:
-    return ProblemError(422, "invalid-parameter", "A parameter is wrong", detail)

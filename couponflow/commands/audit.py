@@ -8,7 +8,7 @@ from rich.table import Table
 
 from couponflow.commands.support import WORK_FAILED, err, out, print_json, read_settings, run_async
 from couponflow.config import Settings
-from couponflow.daemon import INVARIANTS
+from couponflow.invariants import INVARIANTS
 from couponflow.kernel.audit import AuditScope, Finding, run_audit
 from couponflow.kernel.postgres import open_unchanged_postgres
 

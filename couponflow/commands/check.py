@@ -12,7 +12,7 @@ import msgspec
 from rich.table import Table
 
 from couponflow.commands.support import WORK_FAILED, WRONG_USAGE, out, print_json, run_async
-from couponflow.config import Settings
+from couponflow.config import SENDER_SECTIONS, Settings
 from couponflow.config_loading import (
     ConfigurationInvalid,
     DescribedSetting,
@@ -32,6 +32,8 @@ from couponflow.kernel.migrations import (
 from couponflow.kernel.postgres_binaries import EmbeddedPostgresFailed, installed_binaries
 from couponflow.redirect.audit import JOURNAL_FOLDER
 from couponflow.roles import ROLES, RolesInvalid, parse_roles
+from couponflow.webhooks.contract import SendersInvalid
+from couponflow.worker_wiring import Senders
 
 _RUNNING = "a daemon is running on this var folder"
 
@@ -76,6 +78,7 @@ async def _check_all(settings: Settings, roles: str) -> list[Check]:
         roles_check,
         _check_folder(settings, running),
         *_check_ports(settings, chosen, running),
+        _check_senders(settings),
     ]
     checks += [check async for check in _check_database(settings)]
     return checks + [check async for check in _check_redis(settings)]
@@ -122,6 +125,8 @@ def _check_ports(settings: Settings, chosen: Sequence[str], running: bool) -> li
     if "redirect" in chosen:
         redirect = settings.redirect
         listeners.insert(0, ("[redirect] bind", redirect.bind, redirect.server))
+    if "webhooks" in chosen:
+        listeners.append(("[webhooks] bind", settings.webhooks.bind, settings.webhooks.server))
     if "api" in chosen:
         listeners.append(("[api] bind", settings.api.bind, settings.api.server))
     checks = []
@@ -136,6 +141,19 @@ def _check_ports(settings: Settings, chosen: Sequence[str], running: bool) -> li
         else:
             checks.append(Check(name, True, listener.address))
     return checks
+
+
+def _check_senders(settings: Settings) -> Check:
+    """Who may send webhooks, and who is not set up."""
+    try:
+        senders = Senders(settings)
+    except SendersInvalid as error:
+        return Check("webhooks", False, str(error))
+    off = [section for section in SENDER_SECTIONS if section not in senders.on]
+    on = ", ".join(senders.on) or "none"
+    return Check(
+        "webhooks", True, f"on: {on}; off, for want of a secret: {', '.join(off) or 'none'}"
+    )
 
 
 async def _check_database(settings: Settings) -> AsyncIterator[Check]:

@@ -9,7 +9,7 @@ import httpx2
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from couponflow.admin.submissions import message_type_of
+from couponflow.admin.submissions import message_types_of
 from couponflow.commands.columns import aligned
 from couponflow.commands.operator import operator
 from couponflow.commands.support import (
@@ -183,7 +183,7 @@ def queue_control_command(
     """`queue pause`, `queue resume` and `queue limit`: change what is given, leave what is None."""
     settings = read_settings(config, quiet=True)
     try:
-        message_type_of(channel, CHANNELS)
+        message_types_of(channel, CHANNELS)
     except ProblemError as error:
         fail(error.detail, WRONG_USAGE)
 

@@ -18,7 +18,7 @@ from couponflow.admin.submissions import (
     SubmissionOptions,
     checked_key,
     decode_message,
-    message_type_of,
+    message_types_of,
     parse_moment,
 )
 from couponflow.commands.operator import operator
@@ -36,7 +36,7 @@ from couponflow.config import Settings
 from couponflow.kernel.api import ProblemError
 from couponflow.kernel.outbox import Outgoing
 from couponflow.kernel.postgres import open_unchanged_postgres
-from couponflow.messages import CHANNELS, Message
+from couponflow.messages import CHANNELS, MessageTypes
 
 BATCH_LINES = 500
 BAD_LINES_SHOWN = 20
@@ -72,13 +72,13 @@ def queue_push_command(
 ) -> None:
     settings = read_settings(config, quiet=True)
     try:
-        message_type = message_type_of(channel, CHANNELS)
+        types = message_types_of(channel, CHANNELS)
         options = SubmissionOptions(
             available_at=None if at is None else parse_moment(at),
             dedup_key=None if dedup_key is None else checked_key(dedup_key, "--dedup-key"),
         )
         message = decode_message(
-            sys.stdin.buffer.read() if text == "-" else os.fsencode(text), message_type
+            sys.stdin.buffer.read() if text == "-" else os.fsencode(text), types
         )
     except ProblemError as error:
         fail(error.detail, WRONG_USAGE)
@@ -105,11 +105,11 @@ def queue_push_lines_command(
 ) -> None:
     settings = read_settings(config, quiet=True)
     try:
-        message_type = message_type_of(channel, CHANNELS)
+        types = message_types_of(channel, CHANNELS)
         available_at = None if at is None else parse_moment(at)
     except ProblemError as error:
         fail(error.detail, WRONG_USAGE)
-    report = run_async(partial(_push_lines, settings, message_type, available_at))
+    report = run_async(partial(_push_lines, settings, types, available_at))
     if as_json:
         print_json(report)
     else:
@@ -119,10 +119,10 @@ def queue_push_lines_command(
 
 
 async def _push_lines(
-    settings: Settings, message_type: type[Message], available_at: float | None
+    settings: Settings, types: MessageTypes, available_at: float | None
 ) -> LinesPushed:
-    lines = _Lines(message_type, available_at)
-    channel = message_type.channel
+    lines = _Lines(types, available_at)
+    channel = types[0].channel
     pushed = 0
     async with open_unchanged_postgres(settings) as database:
         try:
@@ -142,8 +142,8 @@ async def _push_lines(
 class _Lines:
     """Standard input, a batch of messages at a time; bad lines are counted and kept out."""
 
-    def __init__(self, message_type: type[Message], available_at: float | None) -> None:
-        self._message_type = message_type
+    def __init__(self, types: MessageTypes, available_at: float | None) -> None:
+        self._types = types
         self._available_at = available_at
         self.number = 0
         self.bytes_read = 0
@@ -162,7 +162,7 @@ class _Lines:
             if not line.strip():
                 continue
             try:
-                message = decode_message(line, self._message_type)
+                message = decode_message(line, self._types)
             except ProblemError as error:
                 self.bad += 1
                 if len(self.first_bad) < BAD_LINES_SHOWN:

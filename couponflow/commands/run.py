@@ -1,5 +1,7 @@
 """`couponflow run`."""
 
+import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,9 +10,10 @@ from rich.table import Table
 
 from couponflow.catalogue.sample import sample_merchants, sample_offers, sample_users
 from couponflow.commands.support import WRONG_USAGE, fail, out, read_settings, run_async
-from couponflow.config import Settings
+from couponflow.config import KEYS, VARIABLES, Settings
 from couponflow.daemon import Running, RunOptions, run_daemon
 from couponflow.roles import RolesInvalid, parse_roles
+from couponflow.sandbox.senders.keys import SenderKeys, demo_keys, settings_of
 
 _LOOPBACK = ("127.0.0.0/8", "::1")
 _LINKS_SHOWN = 4
@@ -25,19 +28,32 @@ def run_command(config: Path | None, roles: str, *, demo: bool, traffic: bool) -
     except RolesInvalid as error:
         fail(str(error), WRONG_USAGE)
     if demo:
-        settings = _for_demo(settings)
+        keys = demo_keys(random.SystemRandom())
+        settings = _for_demo(settings, keys)
+        options = replace(options, sender_keys=keys)
     on_running = _show_demo if demo else _say_nothing
     run_async(partial(run_daemon, settings, options, on_running))
 
 
-def _for_demo(settings: Settings) -> Settings:
-    """Let the demo's shoppers, who all call from this machine, have addresses of their own."""
+def _for_demo(settings: Settings, keys: SenderKeys) -> Settings:
+    """Let the demo's shoppers, who all call from this machine, have addresses of their own, and
+    its providers be believed beside those that are set up."""
     if settings.env == "production":
         fail("--demo loads made-up data: it is not for env = production", WRONG_USAGE)
     http = msgspec.structs.replace(
         settings.http, trusted_proxies=(*settings.http.trusted_proxies, *_LOOPBACK)
     )
-    return msgspec.structs.replace(settings, http=http)
+    settings = msgspec.structs.replace(settings, http=http)
+    for variable, secret in settings_of(keys).items():
+        key = VARIABLES[variable]
+        if key.path == "qstash.current_signing_key" and settings.qstash.current_signing_key:
+            key = KEYS["qstash.next_signing_key"]
+        section = getattr(settings, key.section)
+        given = getattr(section, key.name)
+        value = (*given, secret) if isinstance(key.default, tuple) else given or secret
+        section = msgspec.structs.replace(section, **{key.name: value})
+        settings = msgspec.structs.replace(settings, **{key.section: section})
+    return settings
 
 
 def _say_nothing(running: Running) -> None:
@@ -49,6 +65,8 @@ def _show_demo(running: Running) -> None:
     if running.redirect_url:
         table.add_row("redirects", f"{running.redirect_url}/out/MERCHANT/OFFER/USER")
         table.add_row("statistics", f"{running.redirect_url}/stats")
+    if running.webhooks_url:
+        table.add_row("webhooks", f"{running.webhooks_url}/razorpay, /stripe, /admitad, ...")
     if running.api_url:
         table.add_row("API", f"{running.api_url}/api/v1/queue/stats")
     table.add_row("health", f"{running.ops_url}/ready")
@@ -62,6 +80,10 @@ def _show_demo(running: Running) -> None:
         out.print("\nFollow a link, then look at the statistics:")
         for link in _links(running.redirect_url, running.sandbox_url):
             out.print(f"  {link}", soft_wrap=True)
+    if running.webhooks_url:
+        out.print(
+            "\nSee what payment gateways, networks and carriers sent: couponflow webhooks list"
+        )
     out.print("\nStop with Ctrl-C.")
 
 

@@ -33,6 +33,7 @@ from couponflow.kernel.postgres import DatabaseMissing, SchemaNotCurrent
 from couponflow.kernel.telemetry import configure_logging
 from couponflow.kernel.tokens import TokenKeyBroken
 from couponflow.roles import RolesInvalid
+from couponflow.webhooks.contract import SendersInvalid
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ _FOR_THE_OPERATOR = (
     MigrationLocked,
     PortUnavailable,
     SchemaNotCurrent,
+    SendersInvalid,
     TokenKeyBroken,
     psycopg.Error,
 )

@@ -13,7 +13,7 @@ from couponflow.kernel.channel_memory import MemoryChannel
 from couponflow.kernel.clock import ManualClock
 from couponflow.kernel.database import Database
 from couponflow.kernel.ops import Queues
-from couponflow.messages import EmailRequested
+from couponflow.messages import CHANNELS, EmailRequested
 from tests.kernel.api_client import (
     ADMITTED,
     REFUSED,
@@ -209,7 +209,9 @@ async def test_an_unknown_channel_is_answered_with_those_there_are(
         )
         problem = problem_of(response)
         assert (problem.status, problem.type) == (404, "urn:couponflow:problem:unknown-channel")
-        assert problem.detail == "there is no channel 'fax'; there are: clicks, emails, sms"
+        assert (
+            problem.detail == f"there is no channel 'fax'; there are: {', '.join(sorted(CHANNELS))}"
+        )
     assert await rows_of(administered.url, EVERYTHING) == [(0,), (0,), (0,)]
 
 

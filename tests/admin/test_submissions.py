@@ -11,12 +11,12 @@ from couponflow.admin.submissions import (
     SubmissionOptions,
     decode_message,
     idempotent_id,
-    message_type_of,
+    message_types_of,
     parse_moment,
 )
 from couponflow.kernel.api import ProblemError
 from couponflow.kernel.identifiers import is_canonical_uuid
-from couponflow.messages import CHANNELS, Message, SmsRequested
+from couponflow.messages import CHANNELS, EmailDeliveryReported, Message, SmsRequested
 
 SMS = SmsRequested(to="+919876543210", text="hello")
 KEYS = st.text(st.characters(categories=["L", "N", "P"]), min_size=1)
@@ -73,23 +73,37 @@ def test_what_is_sent_makes_the_rest(other: IdempotentId) -> None:
 @given(st.sampled_from(sorted(CHANNELS)), st.binary(max_size=100) | st.text().map(str.encode))
 def test_whatever_is_no_message_is_refused(channel: str, body: bytes) -> None:
     with pytest.raises(ProblemError) as refused:
-        decode_message(body, message_type_of(channel, CHANNELS))
+        decode_message(body, message_types_of(channel, CHANNELS))
     assert refused.value.status in (400, 422)
 
 
 @given(st.text().filter(lambda name: name not in CHANNELS))
 def test_an_unknown_channel_is_not_found(channel: str) -> None:
     with pytest.raises(ProblemError) as refused:
-        message_type_of(channel, CHANNELS)
+        message_types_of(channel, CHANNELS)
     assert refused.value.status == 404
-    assert refused.value.detail.endswith("there are: clicks, emails, sms")
+    assert refused.value.detail.endswith(
+        "there are: cashback, clicks, emails, orders, sms, webhooks"
+    )
 
 
 def test_a_message_is_decoded_with_and_without_its_type() -> None:
     encoded = msgspec.json.encode(SMS)
     bare = encoded.replace(b'"type":"sms.v1",', b"")
     assert bare != encoded
-    assert decode_message(encoded, SmsRequested) == decode_message(bare, SmsRequested) == SMS
+    assert decode_message(encoded, (SmsRequested,)) == decode_message(bare, (SmsRequested,)) == SMS
+
+
+def test_the_type_says_which_of_a_channels_messages_is_meant() -> None:
+    report = {"provider": "sendgrid", "state": "delivered", "occurred_at": 1}
+    emails = CHANNELS["emails"]
+    body = msgspec.json.encode({**report, "type": "email_delivery.v1"})
+    assert isinstance(decode_message(body, emails), EmailDeliveryReported)
+    with pytest.raises(ProblemError, match="provider"):
+        decode_message(msgspec.json.encode(report), emails)
+    for wrong in ("sms.v1", 7, None):
+        with pytest.raises(ProblemError):
+            decode_message(msgspec.json.encode({**report, "type": wrong}), emails)
 
 
 @pytest.mark.parametrize("text", ["2030-01-31T18:30:00+05:30", "2030-01-31T18:30:00 05:30"])

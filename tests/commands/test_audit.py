@@ -16,6 +16,14 @@ NAMES = [
     "pushed-messages-are-somewhere",
     "nobody-is-told-twice",
     "done-means-told",
+    "notifications-follow-their-reports",
+    "every-webhook-is-answered-for",
+    "every-webhook-is-taken-once",
+    "paid-means-captured",
+    "refunds-within-payments",
+    "transactions-follow-their-reports",
+    "payouts-follow-their-reports",
+    "done-reports-are-kept",
 ]
 
 

@@ -18,6 +18,7 @@ def free_ports() -> dict[str, str]:
         "COUPONFLOW_REDIRECT_BIND": f"{HOST}:{free_port(HOST)}",
         "COUPONFLOW_OPS_BIND": f"{HOST}:{free_port(HOST)}",
         "COUPONFLOW_API_BIND": f"{HOST}:{free_port(HOST)}",
+        "COUPONFLOW_WEBHOOKS_BIND": f"{HOST}:{free_port(HOST)}",
     }
 
 
@@ -32,11 +33,30 @@ async def test_when_all_is_well_each_check_says_so(tmp_path: Path, database_url:
         "var_dir",
         "[redirect] bind",
         "[ops] bind",
+        "[webhooks] bind",
         "[api] bind",
+        "webhooks",
         "database",
     ]
-    assert checks["database"]["detail"] == "reachable; 0 of 9 migrations pending"
+    assert checks["database"]["detail"] == "reachable; 0 of 13 migrations pending"
+    assert checks["webhooks"]["detail"].startswith("on: none; off, for want of a secret: razorpay,")
     assert not (tmp_path / "var").exists()
+
+
+async def test_senders_that_are_set_up_are_named_and_broken_ones_are_a_problem(
+    tmp_path: Path, database_url: str
+) -> None:
+    command_line = CommandLine(tmp_path, database_url)
+    senders = {"STRIPE_WEBHOOK_SECRET": "whsec_x", "SENDGRID_WEBHOOK_PUBLIC_KEY": "no key"}
+    ended = await command_line.run("check", "--json", **free_ports(), **senders)
+    checks = {check["name"]: check for check in ended.json()["checks"]}
+    assert ended.code == 1
+    assert "sendgrid" in checks["webhooks"]["detail"].lower()
+    del senders["SENDGRID_WEBHOOK_PUBLIC_KEY"]
+    ended = await command_line.run("check", "--json", **free_ports(), **senders)
+    checks = {check["name"]: check for check in ended.json()["checks"]}
+    assert checks["webhooks"]["detail"].startswith("on: stripe; off")
+    assert "whsec_x" not in ended.out
 
 
 async def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
@@ -45,7 +65,7 @@ async def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         other.listen()
         taken = f"{HOST}:{other.getsockname()[1]}"
         (tmp_path / "var").write_text("a file")
-        url = f"postgresql://someone:secret@/shop?host={tmp_path}"
+        url = f"postgresql://someone:hunter2@/shop?host={tmp_path}"
         ended = await CommandLine(tmp_path, url).run(
             "check",
             "--roles",
@@ -61,7 +81,7 @@ async def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
     assert "var" in problems[1]
     assert taken in problems[2]
     assert "PostgreSQL is away" in problems[3]
-    assert "secret" not in ended.out + ended.err
+    assert "hunter2" not in ended.out + ended.err
     assert "Traceback" not in ended.err
 
 

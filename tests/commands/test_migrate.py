@@ -13,6 +13,10 @@ NAMES = [
     "0007_audit_logs",
     "0008_channel_controls",
     "0009_notifications",
+    "0010_webhooks",
+    "0011_checkout",
+    "0012_cashback",
+    "0013_delivery_reports",
 ]
 TABLES = "select count(*) from pg_tables where schemaname = 'public'"
 

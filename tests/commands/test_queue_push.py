@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from couponflow.messages import CHANNELS
 from tests.commands.command_line import CommandLine
 from tests.samples import rows_of
 
@@ -53,7 +54,10 @@ async def test_a_message_comes_from_standard_input_for_later(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("fax", EMAIL_JSON), "there is no channel 'fax'; there are: clicks, emails, sms"),
+        (
+            ("fax", EMAIL_JSON),
+            f"there is no channel 'fax'; there are: {', '.join(sorted(CHANNELS))}",
+        ),
         (("emails", "{"), "not JSON"),
         (("emails", "{}"), "`$.to`"),
         (("emails", '{"to": "a@b", "subject": "s", "text": "t", "cc": 1}'), "`$.cc`"),
