@@ -10,7 +10,7 @@ import random
 import signal
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ from tests.redis_server import ask
 from tests.system.daemon_process import DaemonProcess
 from tests.system.load import load, sample_paths
 from tests.system.mail import Sender, a_message, quiescent, sending, streams_empty, told_once
+from tests.system.providers import ROLES as WEBHOOKS
+from tests.system.providers import Providers
 from tests.system.raw_http import request_bytes, try_answer_to
 from tests.system.waiting import POLL_SECONDS, until
 
@@ -149,6 +151,37 @@ async def api(scene: Scene) -> None:
             over.set()
         assert len(accepted) >= max(scene.visits)
         await exactly_these_told(daemon, accepted)
+        await daemon.audit()
+
+
+async def webhooks(scene: Scene) -> None:
+    """All providers send, each until its event is acknowledged."""
+    providers = Providers(scene.randomness, lives=12)
+    scene = replace(scene, environment={**scene.environment, **providers.settings})
+    async with scene.daemon(WEBHOOKS) as daemon:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(providers.send_all, daemon)
+            await scene.deaths(daemon)
+            await daemon.start()
+        await providers.settled(daemon)
+        await streams_empty(daemon)
+        await daemon.audit()
+
+
+async def webhooks_that_wait(scene: Scene) -> None:
+    """All providers have sent before anybody works on it, so that much is worked on together."""
+    providers = Providers(scene.randomness, lives=24)
+    scene = replace(scene, environment={**scene.environment, **providers.settings})
+    async with scene.daemon(WEBHOOKS) as daemon:
+        assert (await daemon.command("queue", "pause", "webhooks")).code == 0
+        await daemon.start()
+        await providers.send_all(daemon)
+        await daemon.kill()
+        assert (await daemon.command("queue", "resume", "webhooks")).code == 0
+        await scene.deaths(daemon)
+        await daemon.start()
+        await providers.settled(daemon)
+        await streams_empty(daemon)
         await daemon.audit()
 
 
@@ -300,6 +333,9 @@ SCENARIOS: dict[str, Scenario] = {
     "handler.effect": Scenario(mail),
     "handler.committed": Scenario(mail),
     "handler.returned": Scenario(mail),
+    # Whatever was claimed is tried alone after that.
+    "together.effect": Scenario(webhooks_that_wait, visits=(1,)),
+    "together.committed": Scenario(webhooks_that_wait, visits=(1,)),
     "handler.settled": Scenario(mail),
     "channel.published": Scenario(mail, STREAMS),
     "channel.received": Scenario(mail, STREAMS),
@@ -308,6 +344,8 @@ SCENARIOS: dict[str, Scenario] = {
     "channel.malformed": Scenario(foreign_entries, STREAMS),
     # It is PostgreSQL's alone: what carries the messages afterwards makes no difference.
     "dead_letters.replayed": Scenario(replay, ("memory",)),
+    "webhooks.verified": Scenario(webhooks),
+    "webhooks.stored": Scenario(webhooks),
     "clicks.stored": Scenario(clicks),
     "clicks.handed_over": Scenario(clicks),
 }

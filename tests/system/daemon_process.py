@@ -15,6 +15,7 @@ import msgspec
 import psycopg
 from anyio.abc import Process
 
+from couponflow.config import VARIABLES
 from couponflow.kernel.postgres_socket import running_server, url_of
 from tests.system.answers import AuditReport, Readiness, Stats
 from tests.system.raw_http import Answer, get, is_free
@@ -65,8 +66,8 @@ class DaemonProcess:
         self._program = program
         self._observed_database_url = observed_database_url
         self.redirects = "redirect" in roles or roles == "all"
-        self.redirect_port, self.ops_port, sandbox_port, self.api_port = (
-            _next_port() for _ in range(4)
+        self.redirect_port, self.ops_port, sandbox_port, self.api_port, self.webhooks_port = (
+            _next_port() for _ in range(5)
         )
         self._arguments = ["run", f"--roles={roles}"]
         self._arguments += ["--demo"] * demo + ["--traffic"] * traffic
@@ -76,6 +77,7 @@ class DaemonProcess:
             "COUPONFLOW_REDIRECT_RATE_LIMIT_PER_MINUTE": "0",
             "COUPONFLOW_OPS_BIND": f"127.0.0.1:{self.ops_port}",
             "COUPONFLOW_API_BIND": f"127.0.0.1:{self.api_port}",
+            "COUPONFLOW_WEBHOOKS_BIND": f"127.0.0.1:{self.webhooks_port}",
             "COUPONFLOW_SANDBOX_BIND": f"127.0.0.1:{sandbox_port}",
             **(environment or {}),
         }
@@ -95,6 +97,10 @@ class DaemonProcess:
     @property
     def redirect_url(self) -> str:
         return f"http://127.0.0.1:{self.redirect_port}"
+
+    @property
+    def webhooks_url(self) -> str:
+        return f"http://127.0.0.1:{self.webhooks_port}"
 
     @property
     def ops_url(self) -> str:
@@ -326,6 +332,6 @@ def _clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("COUPONFLOW_") and name not in {"DATABASE_URL", "REDIS_URL"}
+        if not name.startswith("COUPONFLOW_") and name not in VARIABLES
     }
     return {**inherited, **settings}

@@ -107,6 +107,19 @@ async def told_once(daemon: DaemonProcess, message_ids: Sequence[str]) -> None:
     assert list(letters) == []
 
 
+async def replay_the_killed(daemon: DaemonProcess) -> None:
+    """Return once what was at work at every kill, and is dead for it, has had one more chance.
+
+    Fails if anything died of another cause.
+    """
+    letters = await daemon.rows("select reason from dead_letters")
+    if letters:
+        assert {row[0] for row in letters} == {"attempt 3 of 3 ended with its worker"}
+        replayed = await daemon.command("dead-letters", "replay", "--all", "--yes")
+        assert replayed.code == 0, replayed.err
+        await quiescent(daemon)
+
+
 async def streams_empty(daemon: DaemonProcess) -> None:
     """Return when no stream of the daemon's Redis, if it has one, holds an entry any more."""
     url = daemon.environment.get("REDIS_URL")

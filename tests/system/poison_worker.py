@@ -3,8 +3,8 @@
 import os
 import signal
 
-from couponflow import cli, daemon
-from couponflow.kernel.handlers import Handler, HandlerContext, Outcome
+from couponflow import cli, worker_wiring
+from couponflow.kernel.handlers import Handler, HandlerContext, HandlerPolicy, Outcome
 from couponflow.messages import EmailRequested
 from couponflow.notify.mailbox import POLICY, deliver_email
 
@@ -18,6 +18,10 @@ async def deliver_or_die(message: EmailRequested, context: HandlerContext) -> Ou
     return await deliver_email(message, context)
 
 
+def deadly_handlers(report_policy: HandlerPolicy) -> tuple[Handler, ...]:
+    return (Handler("email", EmailRequested, deliver_or_die, POLICY),)
+
+
 if __name__ == "__main__":
-    daemon.EMAIL_HANDLERS = (Handler("email", EmailRequested, deliver_or_die, POLICY),)
+    worker_wiring.email_handlers = deadly_handlers
     cli.main()

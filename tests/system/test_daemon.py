@@ -275,6 +275,10 @@ async def test_operators_paths_that_do_not_exist_are_problems(
         assert missing.headers["content-type"] == "application/problem+json"
         health = await get(daemon.ops_port, "/health")
         assert (health.status, health.body) == (200, b'{"status":"alive"}')
-        readiness = await daemon.readiness()
-        assert (readiness.status, readiness.failing) == ("ready", set())
+
+        async def all_is_well() -> bool:
+            readiness = await daemon.readiness()
+            return (readiness.status, readiness.failing) == ("ready", set())
+
+        await until(all_is_well)
         await daemon.audit()

@@ -10,6 +10,7 @@ import httpx2
 import msgspec
 import pytest
 
+from couponflow.roles import parse_roles
 from tests.redis_server import RedisCluster, ask
 from tests.system.api import caller
 from tests.system.daemon_process import SETTLE_SECONDS, DaemonProcess
@@ -179,8 +180,8 @@ async def test_a_worker_that_vanished_is_late_then_missing_until_it_is_forgotten
         assert shown.heartbeats == "read"
         assert {worker.state for worker in shown.workers} == {"alive"}
         assert {tuple(worker.roles) for worker in shown.workers} == {
-            ("redirect", "api", "clicks", "email", "sms"),
-            ("clicks", "email", "sms"),
+            parse_roles("all", in_memory=False),
+            parse_roles("workers", in_memory=False),
         }
         (gone,) = (worker.id for worker in shown.workers if "api" not in worker.roles)
         await second.kill()
@@ -197,7 +198,7 @@ async def test_a_worker_that_vanished_is_late_then_missing_until_it_is_forgotten
         assert (await workers(client)).states()[gone] == "missing"
         detail = (await first.readiness()).checks["workers:missing"].detail
         assert detail.startswith("unseen for 5 minutes: ")
-        assert detail.endswith("(clicks, email, sms)")
+        assert detail.endswith(f"({', '.join(parse_roles('workers', in_memory=False))})")
         assert (await first.metrics())["couponflow_workers_missing"] == 1
         await first.audit()
 
