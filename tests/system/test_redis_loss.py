@@ -127,7 +127,9 @@ async def test_of_clicks_a_flush_loses_what_the_stream_held_or_nothing_as_it_is_
     environment = on(stoppable_redis, empty_database, settings)
     async with DaemonProcess(var, environment=environment) as daemon:
         await daemon.start()
-        async with load(daemon.redirect_port, sample_paths(randomness)) as log:
+        # Not as fast as it can: the lost ones must still be in the journal when it is looked at.
+        paths = sample_paths(randomness)
+        async with load(daemon.redirect_port, paths, pause_seconds=0.02) as log:
             await log.more(100)
             assert (await daemon.command("queue", "pause", "clicks")).code == 0
             await stream_holds(stoppable_redis, "queue:clicks", 100)
