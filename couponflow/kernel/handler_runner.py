@@ -25,6 +25,7 @@ from couponflow.kernel.handlers import (
     Handler,
     HandlerContext,
     HandlerPolicy,
+    NotKnownHere,
     Outcome,
     Retry,
     RetryPolicy,
@@ -150,11 +151,7 @@ class HandlerRunner:
         runnable = self._handlers.get(type(envelope.message))
         if runnable is None:
             text = f"no handler for {type(envelope.message).__name__} in this version"
-            if envelope.handover >= FORGIVEN_HANDOVERS_MAX:
-                return self._dead(envelope, text)
-            # A newer daemon may have one.
-            error = self._error(envelope, text)
-            return Later(after_seconds=PUT_OFF_SECONDS, error=error, forgiven=True)
+            return self._left_to_others(envelope, text)
         retry = runnable.policy.retry
         if envelope.attempt > retry.max_attempts:
             return self._dead(
@@ -220,6 +217,8 @@ class HandlerRunner:
         self, envelope: Envelope, runnable: _Runnable, failure: Exception
     ) -> Verdict:
         text = describe(failure)
+        if isinstance(failure, NotKnownHere):
+            return self._left_to_others(envelope, text)
         # Giving it back changes nothing if the effect was committed after all: the row is gone.
         away = isinstance(failure, (DatabaseAway, CommitUnknown))
         if away and envelope.handover < FORGIVEN_HANDOVERS_MAX:
@@ -236,6 +235,13 @@ class HandlerRunner:
         else:
             _log.warning("handler failed", handler=runnable.name, exc_info=failure)
         return self._failed(envelope, runnable, text, after_seconds)
+
+    def _left_to_others(self, envelope: Envelope, text: str) -> Verdict:
+        """Put off for a daemon that knows more than this one."""
+        if envelope.handover >= FORGIVEN_HANDOVERS_MAX:
+            return self._dead(envelope, text)
+        error = self._error(envelope, text)
+        return Later(after_seconds=PUT_OFF_SECONDS, error=error, forgiven=True)
 
     def _failed(
         self, envelope: Envelope, runnable: _Runnable, text: str, after_seconds: float | None

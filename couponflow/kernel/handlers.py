@@ -69,6 +69,14 @@ class DeliveryError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NotKnownHere(Exception):
+    """This daemon does not know what the message is about; give it the settings of the others.
+
+    It is put off, half a minute at a time and without counting an attempt, for a daemon of
+    a newer version or with other settings; after most of an hour it is a dead letter.
+    """
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often and how soon a failed message is tried again."""
 

@@ -16,6 +16,7 @@ from couponflow.kernel.handlers import (
     Handler,
     HandlerContext,
     HandlerPolicy,
+    NotKnownHere,
     Outcome,
     Told,
 )
@@ -52,10 +53,9 @@ class Inbox:
         source = self._sources.get(message.source)
         if source is None:
             # Of another version, or a generic one that other daemons know.
-            raise DeliveryError(
+            raise NotKnownHere(
                 f"there is no source {message.source} here: give this daemon the same"
-                " generic_webhooks as the others, then replay",
-                permanent=False,
+                " generic_webhooks as the others; if it is dead by then, replay it"
             )
         async with context.transaction() as connection:
             events = await read_events(connection, [message])

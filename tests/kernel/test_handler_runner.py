@@ -32,6 +32,7 @@ from couponflow.kernel.handlers import (
     Handler,
     HandlerContext,
     HandlerPolicy,
+    NotKnownHere,
     Outcome,
     Retry,
     RetryPolicy,
@@ -41,7 +42,7 @@ from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.kernel.outbox_rows import PUT_OFF_SECONDS, PutBack, Token
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
 from couponflow.kernel.telemetry import scrub
-from couponflow.messages import EmailRequested
+from couponflow.messages import EmailRequested, Message
 from tests.kernel.outboxes import (
     WORKER,
     claim,
@@ -232,8 +233,7 @@ async def test_a_timeout_of_the_handlers_own_is_an_exception() -> None:
 
 
 async def test_what_is_no_outcome_is_a_failed_attempt() -> None:
-    bench = Bench(cast(Run, returning_nothing))
-    verdict = await bench.runner.attempt(envelope())
+    verdict = await Bench(cast(Run, returning_nothing)).runner.attempt(envelope())
     assert error_of(verdict) == "the handler returned NoneType, which is no outcome"
 
 
@@ -241,12 +241,15 @@ async def returning_nothing(message: EmailRequested, context: HandlerContext) ->
     """What a handler without types does when it forgets its outcome."""
 
 
-async def test_a_message_nobody_handles_is_left_to_a_newer_version_for_a_while() -> None:
-    bench = Bench(returning(DONE))
-    verdict = later(await bench.runner.attempt(envelope(sms())))
+@pytest.mark.parametrize("message", [sms(), None])
+async def test_what_nobody_here_can_handle_is_left_to_another_daemon_for_a_while(
+    message: Message | None,
+) -> None:
+    bench = Bench(raising(NotKnownHere("no such shop")))
+    verdict = later(await bench.runner.attempt(envelope(message, attempt=3)))
     assert (verdict.forgiven, verdict.after_seconds) == (True, PUT_OFF_SECONDS)
-    assert error_of(verdict) == "no handler for SmsRequested in this version"
-    endless = envelope(sms(), handover=FORGIVEN_HANDOVERS_MAX)
+    assert error_of(verdict).startswith("no handler for Sms" if message else "NotKnownHere: no")
+    endless = envelope(message, handover=FORGIVEN_HANDOVERS_MAX)
     assert isinstance(await bench.runner.attempt(endless), Dead)
 
 

@@ -8,7 +8,7 @@ import pytest
 from couponflow.kernel.attempt import Attempt
 from couponflow.kernel.database import Database
 from couponflow.kernel.envelope import Envelope
-from couponflow.kernel.handlers import DONE, DeliveryError, HandlerContext, Outcome
+from couponflow.kernel.handlers import DONE, DeliveryError, HandlerContext, NotKnownHere, Outcome
 from couponflow.kernel.outbox import publish
 from couponflow.kernel.outbox_rows import OutboxRow, Token
 from couponflow.messages import (
@@ -190,12 +190,12 @@ async def test_a_moment_of_any_digits_finds_its_row(desk: Desk) -> None:
     assert await desk.emails() == []
 
 
-async def refusal(desk: Desk, text: str, *, permanent: bool) -> None:
-    """The only message is refused so, and nothing comes of it."""
+async def refusal(desk: Desk, text: str) -> None:
+    """The only message is refused for good, and nothing comes of it."""
     (row,) = await desk.claim()
     with pytest.raises(DeliveryError, match=text) as raised:
         await desk.attempt(row)
-    assert raised.value.permanent is permanent
+    assert raised.value.permanent
     assert await desk.emails() == []
     assert await select(desk.database, "select from processed_messages") == []
     left = await select(desk.database, "select id::text from outbox")
@@ -214,12 +214,16 @@ async def test_what_cannot_be_read_or_told_is_dead_at_once(
     desk: Desk, body: bytes, text: str
 ) -> None:
     await desk.receive(body)
-    await refusal(desk, text, permanent=True)
+    await refusal(desk, text)
 
 
-async def test_a_source_that_only_others_know_can_be_set_here_too(desk: Desk) -> None:
+async def test_an_event_of_a_source_that_only_others_know_is_left_to_them(desk: Desk) -> None:
     await desk.receive(b"ann", source="mall")
-    await refusal(desk, "there is no source mall here", permanent=False)
+    (row,) = await desk.claim()
+    with pytest.raises(NotKnownHere, match="there is no source mall here"):
+        await desk.attempt(row)
+    assert await desk.emails() == []
+    assert await select(desk.database, "select id::text from outbox") == [(row.message_id,)]
 
 
 async def test_an_event_of_another_time_is_another_event(desk: Desk) -> None:
@@ -228,7 +232,7 @@ async def test_an_event_of_another_time_is_another_event(desk: Desk) -> None:
     async with desk.database.connection() as connection:
         await connection.execute("delete from processed_messages")
     await desk.tell(accepted(row, received_at=row.received_at + 2))
-    await refusal(desk, f"no verified event {row.webhook_id} of that time", permanent=True)
+    await refusal(desk, f"no verified event {row.webhook_id} of that time")
 
 
 async def test_what_was_refused_is_no_event(desk: Desk) -> None:
@@ -237,7 +241,7 @@ async def test_what_was_refused_is_no_event(desk: Desk) -> None:
     await parts.refusals.flush()
     ((webhook_id,),) = await select(desk.database, "select id::text from webhook_logs")
     await desk.tell(accepted(event_row(), webhook_id=str(webhook_id)))
-    await refusal(desk, "webhook_logs has no verified event", permanent=True)
+    await refusal(desk, "webhook_logs has no verified event")
 
 
 # What other services tell
