@@ -105,6 +105,7 @@ class GenericSettings(SourceSettings, frozen=True, kw_only=True, forbid_unknown_
     tolerance_seconds: SecondsOrOff = 300.0
     """How far that time may be from now; 0 does not look."""
     id_header: str = ""
+    """Unless `signed` holds `{id}`, whoever has seen an event can send it again under other ids."""
     id_field: str = ""
     """Where the event's id is in the JSON body, as `data.id`; without an id the body's hash is."""
     type_header: str = ""

@@ -1,7 +1,8 @@
 """Showing what senders told us without the secrets and the personal data in it.
 
 Values are masked by what they are called, however deep they lie, and free text goes through the
-mask of our logs. What cannot be taken apart is not shown at all.
+mask of our logs; in remarks, telephone numbers without a plus sign are masked as well. What cannot
+be taken apart is not shown at all.
 """
 
 import re
@@ -36,6 +37,12 @@ _THING = re.compile(
     "action|advcampaign|advertiser|bank|campaign|carrier|channel|courier|endpoint|event|file|goal"
     "|merchant|offer|product|program|publisher|queue|schedule|site|store|topic|tracker|type|website"
 )
+# What is called so says why in somebody's words.
+_REMARK = re.compile("desc|.*(?:description|reason).*")
+# A day and its hour are ten digits as well.
+_DAY = r"(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9](?![0-9])"
+PHONE_NUMBER = re.compile(rf"(?<![0-9])(?!{_DAY})\+?[0-9](?:[ -]?[0-9]){{9,14}}(?![0-9])")
+"""In free text, with or without a plus sign."""
 _PAIR = re.compile(r"""(?<![\w.\[\]-])([\w.\[\]-]++)=([^&\s"'<>]*)""")
 _PARAMETER_NAME = re.compile(r"[\w.\[\]%+*~-]+")
 _JSON_BEGINS = re.compile(r"""\s*[\[{]\s*["\[{]""")
@@ -109,16 +116,27 @@ def _is_parameter(piece: str) -> bool:
 def _redacted(value: object) -> object:
     match value:
         case dict():
-            return {
-                _scrubbed(name): _masked(each) if is_private(name) else _redacted(each)
-                for name, each in value.items()
-            }
+            return {_scrubbed(name): _redacted_value(name, each) for name, each in value.items()}
         case list():
             return [_redacted(each) for each in value]
         case str():
             return redact_text(value)
         case _:
             return value
+
+
+def _redacted_value(name: str, value: object) -> object:
+    if is_private(name):
+        return _masked(value)
+    if isinstance(value, list):
+        return [_redacted_value(name, each) for each in value]
+    return _redacted_text(name, value) if isinstance(value, str) else _redacted(value)
+
+
+def _redacted_text(name: str, text: str) -> str:
+    shown = redact_text(text)
+    is_remark = _REMARK.fullmatch("".join(_WORD.findall(name)).lower())
+    return PHONE_NUMBER.sub(REDACTED, shown) if is_remark else shown
 
 
 def _masked(value: object) -> object:
@@ -139,7 +157,7 @@ def _redacted_parameter(piece: str) -> str:
     if equals and value and is_private(unquote_plus(name)):
         return f"{name}={REDACTED}"
     given = unquote_plus(value if equals else name)
-    clean = redact_text(given)
+    clean = _redacted_text(unquote_plus(name), given)
     if clean == given:
         return piece
     shown = quote(clean, safe=' "*,/:@[]{}')

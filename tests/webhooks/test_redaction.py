@@ -152,6 +152,32 @@ def test_free_text_is_redacted(text: str, shown: str) -> None:
     assert redact_text(text) == shown
 
 
+@pytest.mark.parametrize("name", ["desc", "description", "failedReason", "error_reason", "DESC"])
+def test_a_remark_is_shown_without_telephone_numbers(name: str) -> None:
+    remark = "to 919812345678, 98123 45678 or +91-98123-45678 at 2025-12-01 10:06:20: error 000600"
+    shown = "to [redacted], [redacted] or +91***5678 at 2025-12-01 10:06:20: error 000600"
+    body = msgspec.json.encode({"report": [{name: remark, "id": "919812345678"}]})
+    assert msgspec.json.decode(redact_body(body).text) == {
+        "report": [{name: shown, "id": "919812345678"}]
+    }
+    assert redact_query(f"{name}=to+919812345678&id=919812345678") == (
+        f"{name}=to [redacted]&id=919812345678"
+    )
+
+
+@pytest.mark.parametrize("number", ["2025-12-345678", "20-2512-0198", "+919198-12-345678"])
+def test_what_only_begins_as_a_day_may_be_a_telephone_number(number: str) -> None:
+    assert "345678" not in redact_body(msgspec.json.encode({"desc": number})).text
+    assert "0198" not in redact_body(msgspec.json.encode({"desc": number})).text
+
+
+def test_several_remarks_are_shown_without_telephone_numbers() -> None:
+    body = b'{"reasons":["call 9812345678",{"code":"9812345678"}],"description":null}'
+    assert redact_body(body).text == (
+        '{"reasons":["call [redacted]",{"code":"9812345678"}],"description":null}'
+    )
+
+
 NESTED = st.recursive(
     st.just("s3cret-value"),
     lambda inner: (

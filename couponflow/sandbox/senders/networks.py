@@ -5,6 +5,7 @@ in, or as the field of the network's report where the network has no macros. Adm
 vCommission are known to send postbacks; CueLinks and CJ send some by agreement.
 """
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from urllib.parse import urlencode
@@ -27,6 +28,7 @@ class _Sale(msgspec.Struct, frozen=True, kw_only=True):
     """What a network knows of a sale from the beginning."""
 
     native_id: str
+    """What couponflow calls it; vCommission calls it nothing."""
     click_ref: str
     order_id: str
     amount: str
@@ -115,20 +117,21 @@ def network_events(
 def _sale(
     network: NetworkName, click_ids: Sequence[str], course: Course, randomness: random.Random
 ) -> _Sale:
-    match network:
-        case "vcommission":
-            native_id = f"OD-{digits(randomness, 10)}"
-        case "cj":
-            native_id = digits(randomness, 10)
-        case "admitad" | "cuelinks":
-            native_id = digits(randomness, 9)
+    native_id = digits(randomness, 10 if network in ("vcommission", "cj") else 9)
     amount_minor = randomness.randrange(49_900, 999_900, 100)
     mills = amount_minor * randomness.randint(20, 90) // 100
     commission = f"{mills // 1_000}.{mills % 1_000:03}"
+    click_ref = randomness.choice(click_ids) if click_ids else ""
+    order_id = f"KV-{digits(randomness, 5)}-{token(randomness, 1).upper()}"
+    if network == "vcommission":
+        order_id = f"OD-{native_id}"
+        # Made from what tells it from other sales: the order, the click, and no campaign.
+        parts = f"{order_id}\0{click_ref}\0"
+        native_id = f"stand-in:{hashlib.sha256(parts.encode()).hexdigest()}"
     return _Sale(
         native_id=native_id,
-        click_ref=randomness.choice(click_ids) if click_ids else "",
-        order_id=f"KV-{digits(randomness, 5)}-{token(randomness, 1).upper()}",
+        click_ref=click_ref,
+        order_id=order_id,
         amount=f"{amount_minor // 100}.{amount_minor % 100:02}",
         # CJ's amounts have three decimals.
         commission=commission if network == "cj" else commission[:-1],
@@ -160,10 +163,13 @@ def _admitad(sale: _Sale, step: _Step) -> dict[str, str]:
 
 
 def _vcommission(sale: _Sale, step: _Step) -> dict[str, str]:
-    """It has no macro for the status, nor for the currency: each URL says its own."""
+    """It has no macro for the status, nor for the currency: each URL says its own.
+
+    Nor has it one for an id of its own: `txn_id` is the order's, with the advertiser.
+    """
     return {
         "p1": sale.click_ref,
-        "txn_id": sale.native_id,
+        "txn_id": sale.order_id,
         "payout": sale.commission,
         "goal_value": "",
         "currency": "INR",

@@ -10,8 +10,8 @@ from couponflow.webhooks.sources.postback import Network, PostbackSource
 CJ = Network(
     name="cj",
     parameters={
-        # A correction has an id of its own, and the original's beside it.
-        "native_id": ("commissionId", "originalActionId"),
+        # Not `originalActionId`, which a correction has in common with what it corrects.
+        "native_id": ("commissionId",),
         "click_ref": ("shopperId", "sid", "click"),
         "status": ("actionStatus", "status", "st"),
         "kind": ("actionType", "ty"),

@@ -16,8 +16,9 @@ from couponflow.webhooks.contract import (
 )
 from couponflow.webhooks.signatures import from_hex, hmac_matches
 from couponflow.webhooks.sources.checking import checked
+from couponflow.webhooks.sources.parcels import directed
 from couponflow.webhooks.sources.reading import peek, read
-from couponflow.webhooks.sources.values import clipped, moment_of, name_of
+from couponflow.webhooks.sources.values import clipped, moment_of, name_of, part_of, parts_of
 
 SIGNATURE_HEADER = "x-hmac-signature"
 SIGNATURE_PREFIX = "hmac-sha256-hex="
@@ -35,23 +36,20 @@ _STATES: dict[str, ShipmentState] = {
 }
 
 
-class _Detail(msgspec.Struct, frozen=True, gc=False):
-    datetime: str | None = None
-
-
-class _Tracker(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class _Tracker(msgspec.Struct, frozen=True, kw_only=True):
     tracking_code: str
     status: str
-    status_detail: str | None = None
-    carrier: str | None = None
-    tracking_details: list[_Detail] | None = None
-    updated_at: str | None = None
+    status_detail: object = None
+    carrier: object = None
+    tracking_details: object = None
+    is_return: object = None
+    updated_at: object = None
 
 
-class _TrackerEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class _TrackerEvent(msgspec.Struct, frozen=True, kw_only=True):
     result: _Tracker
-    created_at: str | None = None
-    updated_at: str | None = None
+    created_at: object = None
+    updated_at: object = None
 
 
 class _Named(msgspec.Struct, frozen=True, gc=False):
@@ -109,7 +107,7 @@ class EasypostSource:
             provider=self.name,
             tracking_code=tracker.tracking_code,
             carrier=name_of(tracker.carrier) or "",
-            state=_STATES.get(tracker.status, "unknown"),
+            state=directed(_STATES.get(tracker.status, "unknown"), tracker.is_return),
             state_native=clipped(tracker.status),
             detail=clipped(tracker.status_detail),
             occurred_at=_occurred_at(told) or event.received_at,
@@ -118,10 +116,13 @@ class EasypostSource:
 
 
 def _occurred_at(told: _TrackerEvent) -> float | None:
-    """When the parcel was last seen, else when EasyPost last wrote about it."""
-    seen = [moment_of(detail.datetime, 0) for detail in told.result.tracking_details or ()]
-    latest = max((moment for moment in seen if moment is not None), default=None)
-    if latest is not None:
-        return latest
-    written = (told.result.updated_at, told.updated_at, told.created_at)
-    return next(filter(None, (moment_of(text, 0) for text in written)), None)
+    """When the parcel was last seen, or EasyPost last wrote about it, whichever is later.
+
+    Of two states at one scan the one that was written last is the later. An event's own
+    `updated_at` is asked last, since delivering the event may move it.
+    """
+    written = (told.result.updated_at, told.created_at, told.updated_at)
+    last_written = next(filter(None, (moment_of(text, 0) for text in written)), None)
+    details = parts_of(told.result.tracking_details)
+    seen = (moment_of(part_of(detail, "datetime"), 0) for detail in details)
+    return max((moment for moment in (last_written, *seen) if moment is not None), default=None)

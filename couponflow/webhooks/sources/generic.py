@@ -43,7 +43,7 @@ class GenericSource:
             secret.encode("utf-8", "surrogateescape") for secret in settings.secrets if secret
         ]
         self._signed = [part for part in _PLACEHOLDER.split(settings.signed) if part]
-        self._from_text = from_hex if settings.encoding == "hex" else from_base64
+        self._from_text = _from_any_hex if settings.encoding == "hex" else from_base64
         self._signature_header = settings.signature_header.lower()
         self._timestamp_header = settings.timestamp_header.lower()
         self._id_header = settings.id_header.lower()
@@ -114,6 +114,11 @@ class GenericSource:
                 return None
             values[placeholder] = value.encode()
         return b"".join(values[part] if part in values else part.encode() for part in self._signed)
+
+
+def _from_any_hex(text: str) -> bytes | None:
+    """The bytes of hex digits, all in lower case or all in upper case."""
+    return from_hex(text.lower() if text == text.upper() else text)
 
 
 def _with_type(body: bytes, types: MessageTypes) -> bytes:

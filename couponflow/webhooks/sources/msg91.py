@@ -6,7 +6,6 @@ their names, wherever they are.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 from urllib.parse import parse_qs
@@ -23,6 +22,7 @@ from couponflow.webhooks.contract import (
     StoredEvent,
     Translated,
 )
+from couponflow.webhooks.redaction import PHONE_NUMBER
 from couponflow.webhooks.sources.checking import checked
 from couponflow.webhooks.sources.reading import peek, read
 from couponflow.webhooks.sources.tokens import (
@@ -72,7 +72,6 @@ _STATES: Mapping[str, DeliveryState] = {
     "sent": "sent",
     "submitted": "sent",
 }
-_PHONE_NUMBER = re.compile(r"(?<![0-9])\+?[0-9](?:[ -]?[0-9]){9,14}(?![0-9])")
 _PHONE_DIGITS_MIN = 7
 _JSON: msgspec.json.Decoder[object] = msgspec.json.Decoder(object)
 
@@ -205,4 +204,4 @@ def _reason(report: _Report) -> str:
     number = report.get("number", "")
     if len(number) >= _PHONE_DIGITS_MIN:
         reason = reason.replace(number, "...")
-    return clipped(_PHONE_NUMBER.sub("...", reason))
+    return clipped(PHONE_NUMBER.sub("...", reason))

@@ -4,6 +4,7 @@ A network calls a URL that we gave it, with what happened in its parameters. It 
 secret in the path or in a query parameter is all the proof there is, so what it says is a hint.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -64,8 +65,11 @@ _KINDS: Mapping[str, Kind] = {
     "bonus": "bonus",
     "perf inc": "bonus",
 }
-# A network that declines and releases at once, or re-checks and releases, has released nothing.
-_NEVER_RELEASED: frozenset[TransactionStatus] = frozenset({"rejected", "held"})
+# A network that releases what it declines or re-checks, or what we do not understand, has released
+# nothing; one that says no status has nothing else to say.
+_RELEASED_FROM: frozenset[TransactionStatus] = frozenset({"pending", "confirmed"})
+STAND_IN = "stand-in:"
+"""What the id of a transaction begins with that its network sends without one."""
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     """Where a field is: the first of the parameters that is there counts."""
     statuses: Mapping[str, TransactionStatus]
     """By the folded native one: `invoice raised` stands for `Invoice_Raised` as well."""
+    stand_in: Sequence[Field] = ()
+    """What its id is made from where it sends none; the first must be there."""
 
 
 class PostbackSource:
@@ -92,6 +98,7 @@ class PostbackSource:
             raise ValueError(f"[{self.name}] account must be one line of at most 200 characters")
         self._tokens = live_tokens(settings.postback_secret)
         self._parameters = {**network.parameters, **_own_parameters(self.name, settings)}
+        self._stand_in_fields = network.stand_in
         self._statuses = {**network.statuses, **_own_statuses(self.name, settings)}
 
     def verify(self, delivery: Delivery) -> Refused | None:
@@ -109,15 +116,14 @@ class PostbackSource:
         return without_tokens(delivery.query)
 
     def translate(self, event: StoredEvent) -> Sequence[Translated]:
-        told = self._told(event.query, event.headers, event.body)
-        native_id = told.text("native_id")
-        if not native_id:
-            # Whatever it says, it cannot be said of which transaction.
+        if not event.query and not event.body:
+            # So Admitad tells that somebody has joined.
             return []
+        told = self._told(event.query, event.headers, event.body)
         message = TransactionReported(
             network=self.name,
             account=self._account,
-            native_id=native_id,
+            native_id=told.text("native_id") or self._stand_in(told),
             click_ref=name_of(told.text("click_ref")),
             status=self._status(told),
             status_native=clipped(told.text("status")),
@@ -137,10 +143,25 @@ class PostbackSource:
         content_type = headers.get("content-type", "")
         return _Told(parameters_of(query, content_type, body), self._parameters)
 
+    def _stand_in(self, told: "_Told") -> str:
+        """An id for a transaction without one, the same whenever it is told of again.
+
+        Raises `EventUnreadable` where it cannot be said of which transaction a postback is.
+        """
+        parts = [told.text(field) for field in self._stand_in_fields]
+        if not parts or not parts[0]:
+            fields: tuple[Field, ...] = ("native_id", *self._stand_in_fields[:1])
+            names = [name for field in fields for name in self._parameters.get(field, ())]
+            raise EventUnreadable(f"none of {names} says which transaction it is of")
+        told_of = "\0".join(parts).encode("utf-8", "surrogatepass")
+        return STAND_IN + hashlib.sha256(told_of).hexdigest()
+
     def _status(self, told: "_Told") -> TransactionStatus:
-        status = self._statuses.get(folded(told.text("status")), "unknown")
-        released = folded(told.text("reward_ready")) == "true"
-        return "payable" if released and status not in _NEVER_RELEASED else status
+        native = folded(told.text("status"))
+        status = self._statuses.get(native, "unknown")
+        if folded(told.text("reward_ready")) != "true":
+            return status
+        return "payable" if not native or status in _RELEASED_FROM else status
 
     @staticmethod
     def _kind(told: "_Told") -> Kind:
@@ -157,12 +178,11 @@ class _Told:
 
     def text(self, field: Field) -> str:
         """What it says; empty where it says nothing."""
-        found = present(self._parameters, self._names.get(field, ()))
-        return found[1] if found else ""
+        return present(self._parameters, self._names.get(field, ()))
 
     def amount(self, field: Field) -> str | None:
-        found = present(self._parameters, self._names.get(field, ()))
-        return amount(*found) if found else None
+        found = self.text(field)
+        return amount(found) if found else None
 
 
 def _own_parameters(network: str, settings: NetworkSettings) -> dict[Field, list[str]]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -22,7 +23,10 @@ _OBJECTS = msgspec.json.Decoder(dict[str, object] | list[dict[str, object]], flo
 # A macro that the network did not know, or had no value for, comes as it was written.
 _ABSENT = re.compile(r"|null|none|\[\[\[.*\]\]\]|\{+[^{}]*\}+|!!!.*!!!", re.IGNORECASE | re.DOTALL)
 _FOLDED = re.compile(r"[-_\s]+")
+_INTEGER_DIGITS_MAX = 15
+_LAST_PLACE = Decimal("0.000001")
 _DECIMAL = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,6})?")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
 # Groups of three, and in India of two before the last one. `124,95` is none: its comma may as well
 # be that of a fraction.
 _GROUPED = re.compile(r"-?[0-9]{1,3}(?:[, \xa0][0-9]{2,3})*[, \xa0][0-9]{3}(?:\.[0-9]+)?")
@@ -42,14 +46,14 @@ def parameters_of(query: str, content_type: str, body: bytes) -> dict[str, str]:
     return _first_of([*_form(body.decode("utf-8", "replace")), *_form(query)])
 
 
-def present(parameters: Mapping[str, str], names: Iterable[str]) -> tuple[str, str] | None:
-    """The first of the parameters that says something, with its name."""
+def present(parameters: Mapping[str, str], names: Iterable[str]) -> str:
+    """What the first of the parameters says that says something; empty where none does."""
     for name in names:
         text = parameters.get(name, "").strip()
         # It may have been encoded twice.
         if not (_ABSENT.fullmatch(text) or _ABSENT.fullmatch(unquote(text))):
-            return name, text
-    return None
+            return text
+    return ""
 
 
 def folded(text: str) -> str:
@@ -57,13 +61,21 @@ def folded(text: str) -> str:
     return _FOLDED.sub(" ", text).strip().lower()
 
 
-def amount(name: str, text: str) -> str:
-    """An amount as a `DecimalText`. Raises `EventUnreadable`, which names the parameter."""
-    if len(text) <= _AMOUNT_CHARACTERS_MAX and _GROUPED.fullmatch(text):
+def amount(text: str) -> str | None:
+    """An amount as a `DecimalText`, which keeps six places; None for what cannot be one."""
+    if len(text) > _AMOUNT_CHARACTERS_MAX:
+        return None
+    if _GROUPED.fullmatch(text):
         text = _SEPARATOR.sub("", text)
-    if not _DECIMAL.fullmatch(text):
-        raise EventUnreadable(f"parameter {name} is not an amount")
-    return text
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = Decimal(text)
+    if number.adjusted() >= _INTEGER_DIGITS_MAX:
+        return None
+    plain = format(number, "f")
+    if not _DECIMAL.fullmatch(plain):
+        plain = format(number.quantize(_LAST_PLACE), "f")
+    return plain if _DECIMAL.fullmatch(plain) else None
 
 
 def currency(text: str) -> str | None:

@@ -65,6 +65,9 @@ _MESSAGES: dict[str, type[Message]] = {
     "analytics.dlq": FailureReported,
 }
 _MOMENTS = ("requested_at", "created_at", "reported_at", "measured_at")
+# As some write numbers: an order's as one, and a count as `499.0`.
+_NAMES = frozenset({"number", "sku", "provider_order_id"})
+_COUNTS = frozenset({"amount_minor", "quantity", "unit_price_minor"})
 _HUMP = re.compile(r"(?<=[a-z0-9])[A-Z]")
 
 
@@ -77,8 +80,8 @@ class _Claims(msgspec.Struct):
 
 
 class _Named(msgspec.Struct):
-    event_type: str = msgspec.field(name="eventType", default="")
-    type: str = ""
+    event_type: object = msgspec.field(name="eventType", default=None)
+    type: object = None
 
 
 class _Event(msgspec.Struct):
@@ -137,7 +140,7 @@ class QstashSource:
     def identify(self, delivery: Delivery) -> Identity:
         named = peek(_NAMED, delivery.body)
         return Identity(
-            called(named.event_type or named.type) if named else "",
+            called(_event_type(named)) if named else "",
             called(delivery.headers.get(_MESSAGE_ID, "")),
         )
 
@@ -146,8 +149,7 @@ class QstashSource:
         return ""
 
     def translate(self, event: StoredEvent) -> Sequence[Translated]:
-        named = read(_NAMED, event.body)
-        event_type = named.event_type or named.type
+        event_type = _event_type(read(_NAMED, event.body))
         if not event_type:
             raise EventUnreadable("It has neither `eventType` nor `type`")
         message_type = _MESSAGES.get(event_type)
@@ -162,6 +164,11 @@ class QstashSource:
             except (jwt.PyJWTError, ValueError, RecursionError):
                 continue
         return None
+
+
+def _event_type(named: _Named) -> str:
+    said = (named.event_type, named.type)
+    return next((name for name in said if isinstance(name, str) and name), "")
 
 
 def _message(message_type: type[Message], event: StoredEvent) -> Message:
@@ -182,9 +189,23 @@ def _message(message_type: type[Message], event: StoredEvent) -> Message:
 
 
 def _snake_case(fields: dict[str, object]) -> dict[str, object]:
-    return {_HUMP.sub(r"_\g<0>", name).lower(): value for name, value in fields.items()}
+    named = {_HUMP.sub(r"_\g<0>", name).lower(): value for name, value in fields.items()}
+    return {name: _as_meant(name, value) for name, value in named.items()}
+
+
+def _as_meant(name: str, value: object) -> object:
+    """The value, unless it is but another spelling of what must be there."""
+    if name in _NAMES and type(value) is int:
+        return str(value)
+    return _whole(value) if name in _COUNTS else value
+
+
+def _whole(value: object) -> object:
+    """499 for 499.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _seconds(said: object) -> object:
     """Seconds since the epoch; what cannot be a moment is left for the message to refuse."""
+    said = _whole(said)
     return said if isinstance(said, float) else moment_of(said, utc_offset_minutes=0)

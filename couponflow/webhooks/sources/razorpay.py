@@ -21,8 +21,14 @@ from couponflow.messages import (
 from couponflow.webhooks.contract import Delivery, Identity, Refused, StoredEvent, Translated
 from couponflow.webhooks.signatures import from_hex, hmac_matches
 from couponflow.webhooks.sources.checking import checked
-from couponflow.webhooks.sources.reading import called, order_number_in, peek, read
-from couponflow.webhooks.sources.values import clipped, moment_of
+from couponflow.webhooks.sources.reading import called, peek, read
+from couponflow.webhooks.sources.values import (
+    clipped,
+    moment_of,
+    name_of,
+    order_number_in,
+    part_of,
+)
 
 _SIGNATURE = "x-razorpay-signature"
 _EVENT_ID = "x-razorpay-event-id"
@@ -77,20 +83,16 @@ class _Payment(msgspec.Struct):
     status: Literal["created", "authorized", "captured", "refunded", "failed"]
     """The event's name says less, and `captured: true` has been seen with `authorized`."""
     order_id: str | None = None
-    method: str | None = None
+    method: object = None
     notes: object = None
-    """An object, but `[]` when there are none."""
-    error_description: str | None = None
+    """An object; where it is empty, as other objects may be, `[]`."""
+    error_description: object = None
     created_at: object = None
-
-
-class _Order(msgspec.Struct):
-    receipt: str | None = None
 
 
 class _PaymentPayload(msgspec.Struct):
     payment: _Held[_Payment]
-    order: _Held[_Order] | None = None
+    order: object = None
 
 
 class _Refund(msgspec.Struct):
@@ -107,11 +109,6 @@ class _RefundPayload(msgspec.Struct):
     refund: _Held[_Refund]
 
 
-class _StatusDetails(msgspec.Struct):
-    reason: str | None = None
-    description: str | None = None
-
-
 class _Payout(msgspec.Struct):
     id: str
     amount: int
@@ -120,7 +117,7 @@ class _Payout(msgspec.Struct):
     reference_id: str | None = None
     utr: str | None = None
     """Also the text `null`."""
-    status_details: _StatusDetails | None = None
+    status_details: object = None
     created_at: object = None
 
 
@@ -182,17 +179,16 @@ class RazorpaySource:
 
 def _payment_reported(event: _Event[_PaymentPayload], received_at: float) -> PaymentReported:
     payment = event.payload.payment.entity
-    order = event.payload.order
-    receipt = order.entity.receipt if order else None
+    receipt = part_of(part_of(event.payload.order, "entity"), "receipt")
     return PaymentReported(
         provider="razorpay",
         payment_id=payment.id,
-        order_number=order_number_in(payment.notes) or receipt or None,
+        order_number=order_number_in(payment.notes, receipt),
         provider_order_id=payment.order_id or None,
         state=_PAYMENT_STATES[payment.status],
         amount_minor=payment.amount,
         currency=payment.currency,
-        method=payment.method or "",
+        method=name_of(payment.method) or "",
         reason=clipped(payment.error_description),
         occurred_at=moment_of(event.created_at) or moment_of(payment.created_at) or received_at,
     )
@@ -213,7 +209,7 @@ def _refund_reported(event: _Event[_RefundPayload], received_at: float) -> Refun
 
 def _payout_reported(event: _Event[_PayoutPayload], received_at: float) -> PayoutReported:
     payout = event.payload.payout.entity
-    details = payout.status_details or _StatusDetails()
+    details = payout.status_details
     return PayoutReported(
         provider="razorpay",
         payout_id=payout.id,
@@ -222,6 +218,6 @@ def _payout_reported(event: _Event[_PayoutPayload], received_at: float) -> Payou
         amount_minor=payout.amount,
         currency=payout.currency,
         utr=None if payout.utr in (None, "", "null") else payout.utr,
-        reason=clipped(details.reason or details.description),
+        reason=clipped(part_of(details, "reason")) or clipped(part_of(details, "description")),
         occurred_at=moment_of(event.created_at) or moment_of(payout.created_at) or received_at,
     )

@@ -32,14 +32,3 @@ def peek(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
 def called(name: str) -> str:
     """What a sender calls a thing; empty where that cannot be a name."""
     return name if _NAME.fullmatch(name) else ""
-
-
-def order_number_in(notes: object) -> str | None:
-    """The shop's own number of an order, where it was handed on in a payment's notes."""
-    if isinstance(notes, dict):
-        for name in ("order_id", "order_number"):
-            number = notes.get(name)
-            # To Python, true is a number.
-            if type(number) in (str, int) and number != "":
-                return str(number)
-    return None

@@ -16,6 +16,7 @@ from couponflow.webhooks.contract import (
     Translated,
 )
 from couponflow.webhooks.sources.checking import checked
+from couponflow.webhooks.sources.parcels import directed
 from couponflow.webhooks.sources.reading import peek, read
 from couponflow.webhooks.sources.tokens import (
     live_tokens,
@@ -25,6 +26,8 @@ from couponflow.webhooks.sources.tokens import (
 from couponflow.webhooks.sources.values import (
     clipped,
     name_of,
+    part_of,
+    parts_of,
     seconds_of,
     text_of,
 )
@@ -77,12 +80,7 @@ _BETWEEN_WORDS = re.compile(r"[-_\s]+")
 _TIME_FORMAT = "%d %m %Y %H:%M:%S"
 
 
-class _Scan(msgspec.Struct, frozen=True, gc=False):
-    date: object = None
-    activity: object = None
-
-
-class _Parcel(msgspec.Struct, frozen=True, gc=False):
+class _Parcel(msgspec.Struct, frozen=True):
     awb: object = None
     courier_name: object = None
     current_status: object = None
@@ -90,7 +88,8 @@ class _Parcel(msgspec.Struct, frozen=True, gc=False):
     shipment_status_id: object = None
     current_timestamp: object = None
     order_id: object = None
-    scans: list[_Scan] | None = None
+    scans: object = None
+    is_return: object = None
 
 
 _PARCEL = msgspec.json.Decoder(_Parcel)
@@ -124,15 +123,14 @@ class ShiprocketSource:
     def translate(self, event: StoredEvent) -> Sequence[Translated]:
         parcel = read(_PARCEL, event.body)
         occurred_at = _local_moment(parcel.current_timestamp, self._utc_offset_minutes)
-        last_scan = _last_scan(parcel)
         message = ShipmentReported(
             provider=self.name,
             tracking_code=text_of(parcel.awb).strip(),
             carrier=name_of(parcel.courier_name) or "",
             order_number=name_of(parcel.order_id),
-            state=_state(parcel),
+            state=directed(_state(parcel), parcel.is_return),
             state_native=clipped(_label(parcel)),
-            detail=clipped(last_scan.activity) if last_scan else "",
+            detail=clipped(part_of(_last_scan(parcel), "activity")),
             occurred_at=event.received_at if occurred_at is None else occurred_at,
         )
         return [Translated(checked(message))]
@@ -156,15 +154,15 @@ def _event_id(parcel: _Parcel) -> str:
     awb = name_of(parcel.awb)
     if awb is None:
         return ""
-    last_scan = _last_scan(parcel)
-    when = text_of(last_scan.date if last_scan else parcel.current_timestamp)
+    when = text_of(part_of(_last_scan(parcel), "date")) or text_of(parcel.current_timestamp)
     status = text_of(parcel.shipment_status_id) or _label(parcel)
     return name_of(f"{awb}:{status}:{when}") or ""
 
 
-def _last_scan(parcel: _Parcel) -> _Scan | None:
+def _last_scan(parcel: _Parcel) -> object:
     """The latest; its dates sort as text."""
-    return max(parcel.scans or (), key=lambda scan: text_of(scan.date), default=None)
+    scans = parts_of(parcel.scans)
+    return max(scans, key=lambda scan: text_of(part_of(scan, "date")), default=None)
 
 
 def _local_moment(value: object, utc_offset_minutes: int) -> float | None:

@@ -21,8 +21,8 @@ from couponflow.webhooks.contract import (
 )
 from couponflow.webhooks.signatures import from_hex, hmac_matches, refused_by_age
 from couponflow.webhooks.sources.checking import checked
-from couponflow.webhooks.sources.reading import called, order_number_in, peek, read
-from couponflow.webhooks.sources.values import clipped, moment_of
+from couponflow.webhooks.sources.reading import called, peek, read
+from couponflow.webhooks.sources.values import clipped, moment_of, order_number_in, part_of
 
 _SIGNATURE = "stripe-signature"
 # Seconds of ten thousand years; more digits than that are nobody's clock.
@@ -83,11 +83,6 @@ class _Event(msgspec.Struct, Generic[T]):
     created: object = None
 
 
-class _PaymentError(msgspec.Struct):
-    code: str | None = None
-    message: str | None = None
-
-
 class _Intent(msgspec.Struct):
     id: str
     amount: int
@@ -103,7 +98,8 @@ class _Intent(msgspec.Struct):
         "succeeded",
     ]
     metadata: object = None
-    last_payment_error: _PaymentError | None = None
+    last_payment_error: object = None
+    cancellation_reason: object = None
     created: object = None
 
 
@@ -113,7 +109,7 @@ class _Session(msgspec.Struct):
     payment_intent: str | None = None
     amount_total: int | None = None
     currency: str | None = None
-    client_reference_id: str | None = None
+    client_reference_id: object = None
     metadata: object = None
     created: object = None
 
@@ -122,7 +118,8 @@ class _Refund(msgspec.Struct):
     id: str
     amount: int
     currency: str
-    status: Literal["pending", "requires_action", "succeeded", "failed", "canceled"]
+    status: Literal["pending", "requires_action", "succeeded", "failed", "canceled"] | None
+    """Null where Stripe does not know it, or not yet."""
     payment_intent: str | None = None
     charge: str | None = None
     created: object = None
@@ -217,7 +214,6 @@ def _of_intent(event_type: str, event: _Event[_Intent], received_at: float) -> l
     intent = event.data.object
     failed = event_type == "payment_intent.payment_failed"
     state = _INTENT_STATES.get(intent.status, "failed" if failed else "created")
-    error = intent.last_payment_error or _PaymentError()
     return [
         PaymentReported(
             provider="stripe",
@@ -226,10 +222,17 @@ def _of_intent(event_type: str, event: _Event[_Intent], received_at: float) -> l
             state=state,
             amount_minor=intent.amount_received if state == "captured" else intent.amount,
             currency=intent.currency.upper(),
-            reason=clipped(error.message or error.code) if state == "failed" else "",
+            reason=_why(intent) if state == "failed" else "",
             occurred_at=moment_of(event.created) or moment_of(intent.created) or received_at,
         )
     ]
+
+
+def _why(intent: _Intent) -> str:
+    """Why it failed; that it was called off outweighs what was tried before."""
+    error = intent.last_payment_error
+    reasons = (intent.cancellation_reason, part_of(error, "message"), part_of(error, "code"))
+    return next(filter(None, map(clipped, reasons)), "")
 
 
 def _of_session(event: _Event[_Session], received_at: float) -> list[Message]:
@@ -245,7 +248,7 @@ def _of_session(event: _Event[_Session], received_at: float) -> list[Message]:
         PaymentReported(
             provider="stripe",
             payment_id=session.payment_intent,
-            order_number=order_number_in(session.metadata) or session.client_reference_id or None,
+            order_number=order_number_in(session.metadata, session.client_reference_id),
             provider_order_id=session.id,
             state="captured",
             amount_minor=session.amount_total,
@@ -263,7 +266,7 @@ def _refund_reported(refund: _Refund, occurred_at: float) -> RefundReported:
         provider="stripe",
         refund_id=refund.id,
         payment_id=payment_id,
-        state=_REFUND_STATES[refund.status],
+        state="pending" if refund.status is None else _REFUND_STATES[refund.status],
         amount_minor=refund.amount,
         currency=refund.currency.upper(),
         occurred_at=occurred_at,

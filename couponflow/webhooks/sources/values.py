@@ -25,6 +25,29 @@ def name_of(value: object) -> str | None:
     return called(text_of(value).strip()) or None
 
 
+def part_of(value: object, name: str) -> object:
+    """What an object has under a name; None where there is none, or no object."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def parts_of(value: object) -> list[object]:
+    """What a list holds; nothing where it is no list."""
+    return value if isinstance(value, list) else []
+
+
+def order_number_in(notes: object, *others: object) -> str | None:
+    """The shop's own number of an order: the first that can be one, in notes, then of the others.
+
+    Anybody may write anything into notes, and a payment is not lost for it.
+    """
+    for number in (part_of(notes, "order_id"), part_of(notes, "order_number"), *others):
+        # To Python, true is a number.
+        name = name_of(number) if type(number) in (str, int) else None
+        if name is not None:
+            return name
+    return None
+
+
 def uuid_of(value: object) -> str | None:
     """A UUID in its canonical text, None for anything else."""
     text = text_of(value)

@@ -1,7 +1,9 @@
 """vCommission's postbacks, which are Trackier's; cancellations and rejections are never pushed.
 
 It has no macro for the status: write the one that a postback is for into its URL, as
-`status=approved`. `payout_usd` is left alone, for it is in another currency than the rest.
+`status=approved`. It has none for an id either: `txn_id` is the advertiser's number of the order,
+which another advertiser may use as well. `payout_usd` is left alone, for it is in another currency
+than the rest.
 """
 
 from couponflow.config_sources import NetworkSettings
@@ -11,7 +13,7 @@ from couponflow.webhooks.sources.postback import Network, PostbackSource
 VCOMMISSION = Network(
     name="vcommission",
     parameters={
-        "native_id": ("txn_id", "aid"),
+        "native_id": ("aid",),
         "click_ref": ("p1", "sub1", "click"),
         "status": ("status", "st"),
         "kind": ("type", "ty"),
@@ -19,7 +21,7 @@ VCOMMISSION = Network(
         "sale_amount": ("sale_amount", "osum"),
         "currency": ("currency", "cur"),
         "program_id": ("campaign_id",),
-        "order_id": ("order_id", "oid"),
+        "order_id": ("txn_id", "order_id", "oid"),
         "clicked_at": ("click_time", "ct"),
         "occurred_at": ("created", "t"),
     },
@@ -29,6 +31,7 @@ VCOMMISSION = Network(
         "cancelled": "rejected",
         "rejected": "rejected",
     },
+    stand_in=("order_id", "click_ref", "program_id"),
 )
 
 

@@ -163,7 +163,8 @@ def test_a_tracker_is_reported_as_it_was_last_seen() -> None:
         state="delivered",
         state_native="delivered",
         detail="arrived_at_destination",
-        occurred_at=1764583080.0,
+        # Seen at 09:58, told at 10:00.
+        occurred_at=1764583200.0,
     )
 
 
@@ -171,8 +172,9 @@ def test_a_tracker_is_reported_as_it_was_last_seen() -> None:
     ("tracker", "event", "occurred_at"),
     [
         ({"updated_at": "2025-12-01T09:00:00Z"}, {}, 1764579600.0),
-        ({}, {}, 1764583201.0),
-        ({}, {"updated_at": None}, 1764583200.0),
+        ({"updated_at": 7.5}, {}, 1764583200.0),
+        ({}, {}, 1764583200.0),
+        ({}, {"created_at": None}, 1764583201.0),
         ({}, {"updated_at": "soon", "created_at": None}, NOW),
     ],
 )
@@ -181,6 +183,33 @@ def test_a_tracker_that_was_seen_nowhere_is_as_old_as_what_says_so(
 ) -> None:
     unseen = TRACKER | {"tracking_details": []} | tracker
     assert reported(delivered(result=unseen, **event)).occurred_at == occurred_at
+
+
+def test_a_scan_that_is_later_than_all_that_was_written_counts() -> None:
+    older = {"updated_at": "2025-12-01T09:00:00Z"}
+    assert reported(delivered(result=TRACKER | older)).occurred_at == 1764583080.0
+
+
+def test_of_two_states_at_one_scan_the_one_that_was_written_later_is_later() -> None:
+    first = delivered(result=TRACKER | {"updated_at": "2025-12-01T09:59:00Z", "status": "unknown"})
+    second = delivered(result=TRACKER | {"updated_at": "2025-12-01T09:59:10Z"})
+    assert reported(first).occurred_at < reported(second).occurred_at
+
+
+@pytest.mark.parametrize("details", [None, 7, "none", {}, {"datetime": 1}, [None, 7, [], {}]])
+def test_details_of_any_kind_hide_no_state(details: object) -> None:
+    odd = {"tracking_details": details, "status_detail": [], "carrier": {}}
+    message = reported(delivered(result=TRACKER | odd))
+    assert (message.state, message.detail, message.carrier) == ("delivered", "", "")
+    assert message.occurred_at == 1764583200.0
+
+
+@pytest.mark.parametrize(
+    ("is_return", "state"),
+    [(True, "returned"), (False, "delivered"), (None, "delivered"), ([], "delivered")],
+)
+def test_a_return_is_delivered_to_the_shop(is_return: object, state: str) -> None:
+    assert reported(delivered(result=TRACKER | {"is_return": is_return})).state == state
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,21 @@ def test_a_signature_may_be_in_base64() -> None:
     assert acme.verify(delivery({"x-signature": hex_of(BODY)})) is not None
 
 
+def test_a_signature_in_hex_is_in_either_case_but_not_in_both() -> None:
+    acme = source(prefix="sha256=")
+    signature = hex_of(BODY)
+    assert acme.verify(delivery({"x-signature": f"sha256={signature.upper()}"})) is None
+    mixed = signature[:32] + signature[32:].upper()
+    for other in (mixed, signature.upper()[:-2], f" {signature.upper()}", "\u017f" * 64):
+        assert acme.verify(delivery({"x-signature": f"sha256={other}"})) is not None
+
+
+@settings(max_examples=100, deadline=None)
+@given(one_character_off(hex_of(BODY)) | one_character_off(hex_of(BODY).upper()))
+def test_a_byte_of_a_signature_in_hex_is_not_to_be_changed(signature: str) -> None:
+    assert source().verify(delivery({"x-signature": signature})) is not None
+
+
 def test_a_signature_without_its_prefix_is_refused() -> None:
     assert source(prefix="sha256=").verify(delivery({"x-signature": hex_of(BODY)})) is not None
 

@@ -200,6 +200,7 @@ def test_a_failure_says_why_without_the_number() -> None:
     for reason, told in [
         (f"Blocked {NUMBER} by +91 98123 45678", "Blocked ... by ..."),
         ("635 variable too long", "635 variable too long"),
+        (f"{NUMBER} since 2025-12-01 10:06", "... since 2025-12-01 10:06"),
         ("", "ABSENT"),
     ]:
         delivery = flat(status="2", desc="ABSENT", failedReason=reason)

@@ -5,7 +5,7 @@ import pytest
 
 from couponflow.config_sources import NetworkSettings
 from couponflow.messages import TransactionReported
-from couponflow.webhooks.contract import Delivery, Source
+from couponflow.webhooks.contract import Delivery, EventUnreadable, Source
 from couponflow.webhooks.sources.admitad import admitad_source
 from couponflow.webhooks.sources.cj import cj_source
 from couponflow.webhooks.sources.cuelinks import cuelinks_source
@@ -22,6 +22,17 @@ OPENERS: dict[str, Callable[[NetworkSettings], Source]] = {
 }
 SOURCES = {name: opener(SETTINGS) for name, opener in OPENERS.items()}
 CLICK = "0193a3b0-0000-7000-8000-00000000000a"
+VCOMMISSION = {
+    "txn_id": "OD-77120-31",
+    "p1": CLICK,
+    "p2": "{p2}",
+    "payout": "86.4",
+    "payout_usd": "1.03",
+    "goal_value": "purchase",
+    "currency": "INR",
+    "campaign_id": "10482",
+    "status": "approved",
+}
 
 
 def reported(name: str, query: str) -> TransactionReported:
@@ -95,29 +106,42 @@ def test_admitad_may_use_the_names_of_its_macros() -> None:
 
 
 def test_vcommission_may_use_the_names_of_its_macros() -> None:
-    told = {
-        "txn_id": "OD-77120-31",
-        "p1": CLICK,
-        "p2": "{p2}",
-        "payout": "86.4",
-        "payout_usd": "1.03",
-        "goal_value": "purchase",
-        "currency": "INR",
-        "campaign_id": "10482",
-        "status": "approved",
-    }
-    assert reported("vcommission", urlencode(told)) == TransactionReported(
+    message = reported("vcommission", urlencode(VCOMMISSION))
+    assert message == TransactionReported(
         network="vcommission",
         account="ours",
-        native_id="OD-77120-31",
+        native_id=message.native_id,
         click_ref=CLICK,
         status="confirmed",
         status_native="approved",
         commission="86.4",
         currency="INR",
         program_id="10482",
+        order_id="OD-77120-31",
         reported_at=NOW,
     )
+
+
+def test_vcommissions_orders_of_one_number_are_not_one_transaction() -> None:
+    told = [
+        VCOMMISSION,
+        VCOMMISSION | {"campaign_id": "10483"},
+        VCOMMISSION | {"p1": CLICK.replace("a", "b")},
+        VCOMMISSION | {"txn_id": "OD-77120-32"},
+    ]
+    ids = [reported("vcommission", urlencode(each)).native_id for each in told]
+    assert len(set(ids)) == len(ids)
+    assert all(each.startswith("stand-in:") for each in ids)
+    again = VCOMMISSION | {"status": "pending", "payout": "80"}
+    assert reported("vcommission", urlencode(again)).native_id == ids[0]
+    assert reported("vcommission", urlencode(VCOMMISSION | {"aid": "65f2"})).native_id == "65f2"
+
+
+@pytest.mark.parametrize("txn_id", ["", "null", "{txn_id}"])
+def test_vcommissions_click_alone_is_no_transaction(txn_id: str) -> None:
+    query = urlencode(VCOMMISSION | {"txn_id": txn_id})
+    with pytest.raises(EventUnreadable, match="which transaction"):
+        messages(SOURCES["vcommission"], Delivery(method="GET", query=query, received_at=NOW))
 
 
 def test_cuelinks_may_use_the_names_of_its_reports() -> None:
@@ -184,9 +208,17 @@ def test_cj_may_use_the_names_of_its_reports() -> None:
     )
 
 
-def test_cj_ad_is_no_transaction() -> None:
-    delivery = Delivery(method="GET", query="aid=12&st=new", received_at=NOW)
-    assert messages(SOURCES["cj"], delivery) == []
+@pytest.mark.parametrize("parameter", ["aid", "originalActionId"])
+def test_what_cj_names_beside_a_commission_is_no_transaction(parameter: str) -> None:
+    delivery = Delivery(method="GET", query=f"{parameter}=12&st=new", received_at=NOW)
+    with pytest.raises(EventUnreadable, match="commissionId"):
+        messages(SOURCES["cj"], delivery)
+
+
+@pytest.mark.parametrize("status", ["approved_but_stalled", "Who knows", "5"])
+def test_admitads_reward_is_not_ready_by_a_status_that_is_not_understood(status: str) -> None:
+    query = urlencode({"aid": "7", "st": status, "rr": "true"})
+    assert reported("admitad", query).status == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +248,7 @@ def test_cj_ad_is_no_transaction() -> None:
     ],
 )
 def test_each_network_has_its_own_statuses(network: str, native: str, canonical: str) -> None:
-    query = f"aid=7&commissionId=7&st={native}"
+    query = f"aid=7&commissionId=7&st={native}&rr=false"
     assert reported(network, query).status == canonical
 
 

@@ -1,4 +1,6 @@
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 from urllib.parse import urlencode
 
 import msgspec
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from couponflow.config_sources import NetworkSettings
 from couponflow.messages import TransactionReported
 from couponflow.webhooks.contract import Delivery, EventUnreadable, Identity
-from couponflow.webhooks.sources.postback import Network, PostbackSource
+from couponflow.webhooks.sources.postback import Field, Network, PostbackSource
 from tests.webhooks.sources.keeping import check_that_it_holds, kept, messages
 from tests.webhooks.sources.mutations import (
     NOW,
@@ -36,7 +38,13 @@ NETWORK = Network(
         "clicked_at": ("clicked",),
         "occurred_at": ("at",),
     },
-    statuses={"new": "pending", "on hold": "held", "ok": "confirmed", "no": "rejected"},
+    statuses={
+        "new": "pending",
+        "on hold": "held",
+        "ok": "confirmed",
+        "no": "rejected",
+        "paid": "paid",
+    },
 )
 TOLD = {
     "id": "918273645",
@@ -178,20 +186,39 @@ def test_what_is_not_said_is_none_and_a_sale() -> None:
     )
 
 
-def test_what_cannot_be_read_is_left_out_unless_it_is_money() -> None:
+def test_what_cannot_be_read_is_left_out_and_the_status_stays() -> None:
     told = reported(get(sub="x" * 201, order="a\0b", cur="rupees", at="2026-03-14 22:05:41"))
     assert (told.click_ref, told.order_id, told.currency, told.occurred_at) == (None,) * 4
-    for name in ("sum", "total"):
-        with pytest.raises(EventUnreadable, match=f"parameter {name} is not an amount"):
-            messages(SOURCE, get(**{name: "124,95"}))
+    told = reported(get(sum="124,95", total="a lot", status="no"))
+    assert (told.commission, told.sale_amount, told.status) == (None, None, "rejected")
 
 
 @pytest.mark.parametrize("native_id", ["", "null", "{id}", "[[[id]]]"])
-def test_a_postback_of_no_transaction_is_kept_and_does_nothing(native_id: str) -> None:
-    delivery = get(id=native_id, sum="not an amount")
+def test_a_postback_of_no_transaction_is_seen_to_be_none(native_id: str) -> None:
+    delivery = get(id=native_id)
     assert SOURCE.verify(delivery) is None
     assert SOURCE.identify(delivery) == Identity("ok")
-    assert messages(SOURCE, delivery) == []
+    with pytest.raises(EventUnreadable, match=r"\['id', 'other_id'\] says which transaction"):
+        messages(SOURCE, delivery)
+
+
+@pytest.mark.parametrize("delivery", [get(), post(b"")])
+def test_a_postback_of_nothing_does_nothing(delivery: Delivery) -> None:
+    assert messages(SOURCE, msgspec.structs.replace(delivery, query=f"secret={SECRET}")) == []
+
+
+def test_an_id_may_be_made_from_what_there_is() -> None:
+    made_up = PostbackSource(
+        msgspec.structs.replace(NETWORK, stand_in=("order_id", "click_ref")), NetworkSettings()
+    )
+    first = reported(get(id="", status="new"), made_up)
+    assert first.native_id.startswith("stand-in:")
+    assert reported(get(id="", sum="1"), made_up).native_id == first.native_id
+    others = [get(id="", order="KV-2"), get(id="", sub="c-2"), get(id="", sub="")]
+    assert len({first.native_id, *(reported(each, made_up).native_id for each in others)}) == 4
+    assert reported(get(), made_up).native_id == "918273645"
+    with pytest.raises(EventUnreadable, match=r"\['id', 'other_id', 'order'\] says which"):
+        messages(made_up, get(id="", order=""))
 
 
 @pytest.mark.parametrize("native_id", ["a\0b", "x" * 201])
@@ -244,9 +271,11 @@ def test_statuses_mean_what_the_network_means(status: str, canonical: str) -> No
         ("ok", "[[[reward_ready]]]", "confirmed"),
         ("no", "true", "rejected"),
         ("on hold", "true", "held"),
+        ("who knows", "true", "unknown"),
+        ("paid", "true", "paid"),
     ],
 )
-def test_a_reward_that_is_ready_is_payable_unless_it_is_refused(
+def test_a_reward_that_is_ready_is_payable_unless_the_status_forbids_it(
     status: str, ready: str, canonical: str
 ) -> None:
     assert reported(get(status=status, ready=ready)).status == canonical
@@ -279,7 +308,8 @@ def test_parameters_may_be_called_otherwise() -> None:
     told = reported(get(m="8", **{"a=b": "5"}), own)
     assert (told.native_id, told.sale_amount) == ("8", "5")
     assert reported(get(m="8", n="9"), own).native_id == "9"
-    assert messages(own, get()) == []
+    with pytest.raises(EventUnreadable, match=r"\['n', 'm'\]"):
+        messages(own, get())
 
 
 def test_statuses_may_mean_something_else() -> None:
@@ -289,6 +319,12 @@ def test_statuses_may_mean_something_else() -> None:
         "paid",
         "pending",
     ]
+
+
+def test_every_field_is_named_where_settings_are_documented() -> None:
+    documented = (Path(__file__).parents[3] / "config" / "couponflow.toml").read_text()
+    of_admitad = documented.partition("[admitad]")[2].partition("#parameters")[0]
+    assert set(get_args(Field)) <= set(re.findall(r"[a-z_]+", of_admitad))
 
 
 @pytest.mark.parametrize(

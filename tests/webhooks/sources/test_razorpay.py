@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from couponflow.config_sources import RazorpaySettings
 from couponflow.messages import Message, PaymentReported, PayoutReported, RefundReported
 from couponflow.webhooks.contract import Delivery, Identity, Refused, Translated
+from couponflow.webhooks.signatures import from_hex, hmac_matches
 from couponflow.webhooks.sources.razorpay import RazorpaySource
 from tests.webhooks.sources.mutations import (
     DEEP,
@@ -35,6 +36,54 @@ PLAIN = (
 PLAIN_SIGNATURE = "16110c3dea2749135c7f860bdf60c8ac662ad449e6b8021a563e0487252a0cff"
 NOT_ASCII = '{"notes":{"name":"Śrī ₹"}}'.encode()
 NOT_ASCII_SIGNATURE = "ebb9904d179037cc1d39a3d32bf86670a50c23f0cd2fdc92a76a76c306f77cfe"
+
+# From the tests of Razorpay's library: with the newline at its end, and without.
+LIBRARYS_SECRET = "key_secret"
+LIBRARYS = b"""{
+  "event": "payment.authorized",
+  "entity": "event",
+  "contains": [
+    "payment"
+  ],
+  "payload": {
+    "payment": {
+      "entity": {
+        "id": "pay_6koWN7bvxujzxM",
+        "entity": "payment",
+        "amount": 1000000,
+        "currency": "INR",
+        "status": "captured",
+        "order_id": "order_100000000order",
+        "international": false,
+        "method": "card",
+        "amount_refunded": 0,
+        "refund_status": null,
+        "captured": true,
+        "description": "random description",
+        "card_id": "card_6koWNAT6LASUqy",
+        "bank": null,
+        "wallet": null,
+        "vpa": null,
+        "email": "a@b.com",
+        "contact": "+919999999999",
+        "notes": {
+          "merchant_order_id": "random order id"
+        },
+        "fee": 23000,
+        "service_tax": 3000,
+        "error_code": null,
+        "error_description": null,
+        "created_at": 1479978483
+      }
+    }
+  },
+  "created_at": 1400826760
+}
+"""
+LIBRARYS_SIGNATURE = "d60e67fd884556c045e9be7dad57903e33efc7172c17c6e3ef77db42d2b366e9"
+LIBRARYS_SIGNATURE_WITHOUT_NEWLINE = (
+    "0971cde1d9216765d9aa72c766aef4a913fedfd2d36cc05cbca5de1ef90c12e4"
+)
 
 PAYMENT = {
     "id": "pay_PgQ1x7aB2cD3eF",
@@ -128,6 +177,38 @@ def payout_of(body: bytes) -> PayoutReported:
 )
 def test_the_published_vectors_are_accepted(body: bytes, signature: str) -> None:
     assert SOURCE.verify(delivery(body, signature)) is None
+
+
+def test_the_librarys_vector_is_accepted_with_its_newline_and_without_each_as_signed() -> None:
+    source = RazorpaySource(RazorpaySettings(webhook_secret=(LIBRARYS_SECRET,)))
+    assert len(LIBRARYS) == 971
+    bare = LIBRARYS.removesuffix(b"\n")
+    assert source.verify(delivery(LIBRARYS, LIBRARYS_SIGNATURE)) is None
+    assert source.verify(delivery(bare, LIBRARYS_SIGNATURE_WITHOUT_NEWLINE)) is None
+    assert source.verify(delivery(bare, LIBRARYS_SIGNATURE)) is not None
+    assert source.verify(delivery(LIBRARYS, LIBRARYS_SIGNATURE_WITHOUT_NEWLINE)) is not None
+
+
+@pytest.mark.parametrize(
+    ("signed", "signature"),
+    [
+        (
+            b"fake_order_id|fake_payment_id",
+            "b2335e3b0801106b84a7faff035df56ecffde06918c9ddd1f0fafbb37a51cc89",
+        ),
+        (
+            b"order_TEST0000000001|pay_TEST0000000001",
+            "0048b0ee2423cd583f6419636f1f7d0de2b21ab26fe5a29999978ab5a2095054",
+        ),
+    ],
+)
+def test_what_a_checkout_brings_back_is_signed_in_the_same_way(
+    signed: bytes, signature: str
+) -> None:
+    given = from_hex(signature)
+    assert given is not None
+    assert hmac_matches([LIBRARYS_SECRET.encode()], signed, [given], "sha256")
+    assert not hmac_matches([LIBRARYS_SECRET.encode()], signed + b" ", [given], "sha256")
 
 
 def test_a_secret_that_is_being_replaced_is_still_good() -> None:
@@ -241,6 +322,8 @@ def test_a_payment_is_as_far_as_its_status_says(name: str, status: str, state: s
         ({"order_number": "n-2"}, "n-2"),
         ({"order_id": "", "order_number": 3}, "3"),
         ({"order_id": True}, "cf-inv-000123"),
+        ({"order_id": "Please ring twice.\nThanks!", "order_number": " n-4\n"}, "n-4"),
+        ({"order_id": "x" * 201}, "cf-inv-000123"),
         ({}, "cf-inv-000123"),
         ([], "cf-inv-000123"),
         (None, "cf-inv-000123"),
@@ -249,6 +332,25 @@ def test_a_payment_is_as_far_as_its_status_says(name: str, status: str, state: s
 def test_notes_name_the_order_before_its_receipt_does(notes: object, number: str) -> None:
     body = changed(ORDER_PAID, ("payload", "payment", "entity", "notes"), notes)
     assert payment_of(body).order_number == number
+
+
+@pytest.mark.parametrize("receipt", ["a\nb", "x" * 201, "", None, [], {}])
+def test_a_receipt_that_can_be_no_number_is_passed_over(receipt: object) -> None:
+    body = changed(ORDER_PAID, ("payload", "order", "entity", "receipt"), receipt)
+    assert payment_of(body).order_number is None
+    assert payment_of(body).provider_order_id == "order_PgQ0w6zA1bC2dE"
+
+
+@pytest.mark.parametrize("path", [("payload", "order"), ("payload", "order", "entity")])
+def test_an_order_may_be_an_empty_list(path: tuple[str, ...]) -> None:
+    message = payment_of(changed(ORDER_PAID, path, []))
+    assert (message.order_number, message.state) == (None, "captured")
+
+
+@pytest.mark.parametrize("field", ["method", "error_description"])
+def test_what_only_describes_a_payment_may_be_of_any_kind(field: str) -> None:
+    message = payment_of(changed(CAPTURED, ("payload", "payment", "entity", field), []))
+    assert (message.state, message.reason) == ("captured", "")
 
 
 def test_a_payment_without_an_order_names_none() -> None:
@@ -308,10 +410,20 @@ def test_a_payout_may_have_no_number_of_the_bank(utr: str | None) -> None:
     assert payout_of(changed(PAID_OUT, ("payload", "payout", "entity", "utr"), utr)).utr is None
 
 
-def test_a_payout_may_have_no_reference_and_no_details() -> None:
-    payout = {**PAYOUT, "reference_id": None, "status_details": None}
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [
+        (None, ""),
+        ([], ""),
+        ({}, ""),
+        ({"reason": None, "description": "Credited"}, "Credited"),
+        ({"reason": [], "description": "Credited"}, "Credited"),
+    ],
+)
+def test_a_payout_may_have_no_reference_and_no_details(details: object, reason: str) -> None:
+    payout = {**PAYOUT, "reference_id": None, "status_details": details}
     message = payout_of(msgspec.json.encode(event("payout.reversed", payout=payout)))
-    assert (message.reference_id, message.reason) == (None, "")
+    assert (message.reference_id, message.reason, message.state) == (None, reason, "processed")
 
 
 @pytest.mark.parametrize(

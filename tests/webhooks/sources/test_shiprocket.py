@@ -119,9 +119,12 @@ def test_an_event_is_called_by_parcel_status_and_last_scan() -> None:
     )
 
 
-def test_an_event_without_scans_is_called_by_its_own_time() -> None:
-    identity = SOURCE.identify(told(scans=[]))
+@pytest.mark.parametrize("scans", [None, [], 7, "none", {}, {"date": 1}, [None, 7, [], {}]])
+def test_an_event_without_scans_is_called_by_its_own_time(scans: object) -> None:
+    identity = SOURCE.identify(told(scans=scans))
     assert identity.event_id == "19041424750001:18:01 12 2025 11:43:52"
+    message = reported(scans=scans)
+    assert (message.state, message.detail) == ("in_transit", "")
 
 
 @pytest.mark.parametrize("awb", [None, "", "a\0b", "1" * 201, [1]])
@@ -186,6 +189,25 @@ def test_a_status_is_that_of_the_shipment_table_whatever_its_label(
     number: object, state: str
 ) -> None:
     assert reported(shipment_status_id=number, shipment_status="DELIVERED").state == state
+
+
+@pytest.mark.parametrize(
+    ("number", "is_return", "state"),
+    [
+        (7, 0, "delivered"),
+        (7, 1, "returned"),
+        (7, "1", "returned"),
+        (7, True, "returned"),
+        (17, 1, "return_to_sender"),
+        (18, 1, "in_transit"),
+        (10, 1, "returned"),
+        (7, None, "delivered"),
+    ],
+)
+def test_what_goes_back_is_never_on_its_way_to_the_customer(
+    number: int, is_return: object, state: str
+) -> None:
+    assert reported(shipment_status_id=number, is_return=is_return).state == state
 
 
 @pytest.mark.parametrize(

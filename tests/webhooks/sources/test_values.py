@@ -1,6 +1,15 @@
 import pytest
 
-from couponflow.webhooks.sources.values import clipped, moment_of, name_of, text_of, uuid_of
+from couponflow.webhooks.sources.values import (
+    clipped,
+    moment_of,
+    name_of,
+    order_number_in,
+    part_of,
+    parts_of,
+    text_of,
+    uuid_of,
+)
 
 UUID = "0193a3b0-0000-7000-8000-00000000000a"
 
@@ -28,6 +37,36 @@ def test_scalars_have_a_text(value: object, text: str) -> None:
 )
 def test_a_name_is_one_line(value: object, name: str | None) -> None:
     assert name_of(value) == name
+
+
+@pytest.mark.parametrize("value", [None, 7, "a", [], ["a"], {}, {"b": 1}])
+def test_what_is_no_object_has_no_parts(value: object) -> None:
+    assert part_of(value, "a") is None
+    assert part_of({"a": value}, "a") == value
+
+
+@pytest.mark.parametrize("value", [None, 7, "a", {}, {"a": 1}])
+def test_what_is_no_list_holds_nothing(value: object) -> None:
+    assert parts_of(value) == []
+    assert parts_of([value]) == [value]
+
+
+@pytest.mark.parametrize(
+    ("notes", "others", "number"),
+    [
+        ({"order_id": "n-1", "order_number": "n-2"}, ["r-1"], "n-1"),
+        ({"order_id": " n-1\n"}, [], "n-1"),
+        ({"order_id": "a\nb", "order_number": 7}, ["r-1"], "7"),
+        ({"order_id": "x" * 201}, [None, "", " r-1 ", "r-2"], "r-1"),
+        ({"order_id": True, "order_number": 1.5}, [["r-1"], "r-2"], "r-2"),
+        ([], ["a\0b"], None),
+        (None, [], None),
+    ],
+)
+def test_the_number_of_an_order_is_the_first_that_can_be_one(
+    notes: object, others: list[object], number: str | None
+) -> None:
+    assert order_number_in(notes, *others) == number
 
 
 @pytest.mark.parametrize("value", ["", UUID.upper(), f" {UUID}", UUID.replace("-", ""), 7, None])
