@@ -1,7 +1,6 @@
 """One delivery: is it believed, was it taken before, is it written down."""
 
 import hashlib
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
@@ -79,20 +78,20 @@ class Gate:
         """Whether the sender is not allowed to call from there, or did not make it."""
         return self.refuses_address(delivery.address) or self.source.verify(delivery)
 
-    def seconds_until_free(self) -> int:
-        """0 if one more event may be taken now, which counts it; else whole seconds to wait.
+    def take_turn(self) -> bool:
+        """Count one more event, unless that is more than the rate allows.
 
         Asked of believed deliveries only: who cannot sign must not use up what the sender may send.
         """
         if not self._rate:
-            return 0
+            return True
         now = self._clock.monotonic()
         filled = self._tokens + (now - self._filled_at) * self._rate
         self._tokens, self._filled_at = min(self._rate, filled), now
         if self._tokens < 1:
-            return max(1, math.ceil((1 - self._tokens) / self._rate))
+            return False
         self._tokens -= 1
-        return 0
+        return True
 
 
 class Intake:
@@ -114,7 +113,7 @@ class Intake:
             self._refusals.note(gate.source.name, delivery, refused)
             answer(refused.reason, "")
             return
-        if gate.seconds_until_free():
+        if not gate.take_turn():
             answer("rate-limited", "")
             return
         row = self._row(gate.source, delivery)

@@ -182,9 +182,9 @@ async def test_only_believed_deliveries_use_up_the_rate(database: Database) -> N
 
 async def test_a_rate_of_one_a_second_and_none_at_all() -> None:
     slow = intake_parts(rate_per_second=1).gate
-    assert [slow.seconds_until_free() for _ in range(3)] == [0, 1, 1]
+    assert [slow.take_turn() for _ in range(3)] == [True, False, False]
     free = intake_parts().gate
-    assert {free.seconds_until_free() for _ in range(10_000)} == {0}
+    assert {free.take_turn() for _ in range(10_000)} == {True}
 
 
 def test_what_a_signature_does_not_cover_makes_no_other_event() -> None:
