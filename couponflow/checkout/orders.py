@@ -13,7 +13,7 @@ from couponflow.checkout.store import (
     replace_items,
 )
 from couponflow.kernel.database_connection import Connection
-from couponflow.kernel.handlers import DONE, DeliveryError, HandlerContext, Outcome
+from couponflow.kernel.handlers import DONE, HandlerContext, MessageUnfit, Outcome
 from couponflow.messages import CheckoutRequested, OrderCreated
 
 
@@ -38,18 +38,18 @@ async def take_order(message: CheckoutRequested | OrderCreated, context: Handler
 async def lock_order(connection: Connection, names: OrderNames) -> str:
     """Find the order, keep it from other writers, and remember what the provider calls it.
 
-    Raises `DeliveryError`: one to try again where the order is not known yet, a permanent one where
+    Raises `MessageUnfit`: one to try again where the order is not known yet, a permanent one where
     the names are of two orders.
     """
     (order_ids,) = await lock_orders(connection, [names])
     theirs = f"{names.provider}'s {names.provider_order_id}"
     match order_ids:
         case []:
-            raise DeliveryError(f"order {names.number or theirs} is not known yet", permanent=False)
+            raise MessageUnfit(f"order {names.number or theirs} is not known yet", permanent=False)
         case [order_id]:
             if names.provider is not None and names.provider_order_id is not None:
                 name = (names.provider, names.provider_order_id, order_id)
                 await name_orders(connection, [name])
             return order_id
         case _:
-            raise DeliveryError(f"order {names.number} and {theirs} are two orders", permanent=True)
+            raise MessageUnfit(f"order {names.number} and {theirs} are two orders", permanent=True)

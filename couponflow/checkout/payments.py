@@ -18,7 +18,7 @@ from couponflow.checkout.store import (
     refresh_payments,
 )
 from couponflow.kernel.database import Connection
-from couponflow.kernel.handlers import DONE, DeliveryError, HandlerContext, Outcome, Told
+from couponflow.kernel.handlers import DONE, HandlerContext, MessageUnfit, Outcome, Told
 from couponflow.messages import PaymentReported, RefundReported
 
 
@@ -29,7 +29,7 @@ async def take_payment(message: PaymentReported, context: HandlerContext) -> Out
         order_id = await _order_of(connection, message, name)
         payment = PaymentOfOrder(context.message_id, order_id, message)
         if not await _apply(connection, [payment]):
-            raise DeliveryError(f"{name} is of another order", permanent=True)
+            raise MessageUnfit(f"{name} is of another order", permanent=True)
     return DONE
 
 
@@ -102,7 +102,7 @@ async def _order_of(connection: Connection, message: PaymentReported, payment: s
         # both: once such an event has come, so does the payment.
         locked = await lock_payment(connection, message.provider, message.payment_id)
         if locked is None:
-            raise DeliveryError(
+            raise MessageUnfit(
                 f"{payment} names no order, and no other event has named one yet", permanent=False
             )
         return locked[1]
@@ -123,10 +123,10 @@ async def take_refund(message: RefundReported, context: HandlerContext) -> Outco
         locked = await lock_payment(connection, message.provider, message.payment_id)
         payment = f"payment {message.payment_id} of {message.provider}"
         if locked is None:
-            raise DeliveryError(f"{payment} is not known yet", permanent=False)
+            raise MessageUnfit(f"{payment} is not known yet", permanent=False)
         payment_id, order_id = locked
         if not await put_refund(connection, context.message_id, payment_id, message):
-            raise DeliveryError(
+            raise MessageUnfit(
                 f"refund {message.refund_id} is of another payment than {payment}", permanent=True
             )
         await refresh_payments(connection, [payment_id])

@@ -25,6 +25,7 @@ from couponflow.kernel.handlers import (
     Handler,
     HandlerContext,
     HandlerPolicy,
+    MessageUnfit,
     NotKnownHere,
     Outcome,
     Retry,
@@ -228,13 +229,14 @@ class HandlerRunner:
                 forgiven=True,
             )
         after_seconds = None
+        unfit = isinstance(failure, MessageUnfit)
         if isinstance(failure, DeliveryError):
             if failure.permanent:
-                return self._dead(envelope, text, self._error(envelope, text))
+                return self._dead(envelope, text, self._error(envelope, text), unfit=unfit)
             after_seconds = failure.retry_after_seconds
         else:
             _log.warning("handler failed", handler=runnable.name, exc_info=failure)
-        return self._failed(envelope, runnable, text, after_seconds)
+        return self._failed(envelope, runnable, text, after_seconds, unfit=unfit)
 
     def _left_to_others(self, envelope: Envelope, text: str) -> Verdict:
         """Put off for a daemon that knows more than this one."""
@@ -244,13 +246,19 @@ class HandlerRunner:
         return Later(after_seconds=PUT_OFF_SECONDS, error=error, forgiven=True)
 
     def _failed(
-        self, envelope: Envelope, runnable: _Runnable, text: str, after_seconds: float | None
+        self,
+        envelope: Envelope,
+        runnable: _Runnable,
+        text: str,
+        after_seconds: float | None,
+        *,
+        unfit: bool = False,
     ) -> Verdict:
         """One more attempt, if there is one left."""
         retry = runnable.policy.retry
         error = self._error(envelope, text)
         if envelope.attempt >= retry.max_attempts:
-            return self._dead(envelope, text, error)
+            return self._dead(envelope, text, error, unfit=unfit)
         wait = self._backoff(retry, envelope.attempt)
         if after_seconds is not None:
             # What the other side asked for, and the jitter on top, lest all come at that instant.
@@ -271,8 +279,10 @@ class HandlerRunner:
         reason: str,
         error: AttemptError | None = None,
         attempts: int | None = None,
+        *,
+        unfit: bool = False,
     ) -> Verdict:
-        if not self._breaker.about_to_bury():
+        if not (unfit or self._breaker.about_to_bury()):
             # The last attempt is given back: the fault is probably not this message's.
             return Later(after_seconds=KEPT_SECONDS, error=error, forgiven=True)
         _log.error("message is dead", channel=envelope.message.channel, reason=reason)

@@ -69,6 +69,14 @@ class DeliveryError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class MessageUnfit(DeliveryError):
+    """What a message says cannot be acted upon: it is unreadable, or about what is not known here.
+
+    That is this message's own fault, so however many die of it, the breaker lets the others of
+    their channel go on: outsiders must not be able to stop it by what they tell us.
+    """
+
+
 class NotKnownHere(Exception):
     """This daemon does not know what the message is about; give it the settings of the others.
 

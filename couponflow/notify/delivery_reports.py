@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from couponflow.kernel.database import Connection
-from couponflow.kernel.handlers import DONE, DeliveryError, HandlerContext, Outcome, Told, as_told
+from couponflow.kernel.handlers import DONE, HandlerContext, MessageUnfit, Outcome, Told, as_told
 from couponflow.notify.store import (
     DeliveryReport,
     ReportOfNotification,
@@ -19,12 +19,12 @@ async def apply_report(message: DeliveryReport, context: HandlerContext) -> Outc
     """Keep a report, once, and let its notification be as far as the furthest of its reports.
 
     A report may overtake the notification it is about, so that one which is not known is waited
-    for: raises `DeliveryError`.
+    for: raises `MessageUnfit`.
     """
     async with context.transaction() as connection:
         if not await apply_reports([as_told(message, context)], connection):
             called = message.notification_id or message.provider_message_id or "without an id"
-            raise DeliveryError(
+            raise MessageUnfit(
                 f"notification {called} of {message.provider} is not known yet", permanent=False
             )
     return DONE

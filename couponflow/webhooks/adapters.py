@@ -180,7 +180,8 @@ class _Exchange:
             received = body.result()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             # Whatever the server calls a client that left.
-            _log.info("sender left", source=self._gate.source.name, error=str(error))
+            # Counted as an outcome, too; anybody may have it written as often as they like.
+            _log.debug("sender left", source=self._gate.source.name, error=str(error))
             self._end_in("client-gone")
         else:
             self._deliver(received)
@@ -204,7 +205,7 @@ class _Exchange:
             answer = self._routes.with_cors(self._path, self._request.headers, answer)
             self._protocol.response_bytes(answer.status, answer.headers, answer.body)
         except Exception as error:  # noqa: BLE001 - nobody is there to be answered any more
-            _log.info("sender not answered", source=self._gate.source.name, error=str(error))
+            _log.debug("sender not answered", source=self._gate.source.name, error=str(error))
         finally:
             self._finished()
 

@@ -12,10 +12,10 @@ from couponflow.kernel.database import Connection
 from couponflow.kernel.dead_letters import DeadLetter, bury
 from couponflow.kernel.handlers import (
     DONE,
-    DeliveryError,
     Handler,
     HandlerContext,
     HandlerPolicy,
+    MessageUnfit,
     NotKnownHere,
     Outcome,
     Told,
@@ -61,14 +61,14 @@ class Inbox:
             events = await read_events(connection, [message])
             event = events.get(message.webhook_id)
             if event is None:
-                raise DeliveryError(
+                raise MessageUnfit(
                     f"webhook_logs has no verified event {message.webhook_id} of that time",
                     permanent=True,
                 )
             try:
                 await publish_many(connection, following(source, event), unknown_only=True)
             except (EventUnreadable, ValueError) as error:
-                raise DeliveryError(
+                raise MessageUnfit(
                     f"{message.source} {event.event_type or 'event'}: {error}", permanent=True
                 ) from error
         return DONE

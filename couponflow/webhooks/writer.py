@@ -29,6 +29,8 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 IDLE_SECONDS = 1.0
 """A connection is held for so long while no event comes."""
 SWEEP_SECONDS = 0.1
+COMPLAIN_SECONDS = 5.0
+"""How often at most it is logged that events had to be given up."""
 WAKE_SECONDS = 0.1
 """How late the relays may hear of an event, and how often at most."""
 _TROUBLE = (DatabaseAway, psycopg.Error)
@@ -75,10 +77,16 @@ class EventWriter:
         self._arrived = asyncio.Event()
         self._written = asyncio.Event()
 
+    @property
+    def backlog(self) -> int:
+        """How many events no writer has taken up yet."""
+        return len(self._pending)
+
     def submit(self, row: EventRow, answer: Callable[[Stored], None]) -> None:
         """Have an event stored; `answer` is called once, within `store_seconds`.
 
-        What is submitted is bounded by those who do: each waits for its answer.
+        What is submitted is bounded by those who do: each waits for its answer, and what is
+        answered is forgotten.
         """
         waiting = _Waiting(row, self._clock.monotonic() + self._store_seconds, answer)
         self._pending.append(waiting)
@@ -204,10 +212,25 @@ class EventWriter:
             await anyio.sleep(WAKE_SECONDS)
 
     async def _give_up_late(self) -> None:
-        """Answer those whose time is up, whatever PostgreSQL does meanwhile."""
+        """Answer those whose time is up, whatever PostgreSQL does meanwhile, and forget them."""
+        late, complained_at = 0, -COMPLAIN_SECONDS
         while True:
             await anyio.sleep(SWEEP_SECONDS)
             now = self._clock.monotonic()
-            deadlines = self._deadlines
-            while deadlines and (deadlines[0].answer is None or deadlines[0].give_up_at <= now):
-                deadlines.popleft().resolve("unavailable")
+            late += self._give_up(now)
+            if late and now - complained_at >= COMPLAIN_SECONDS:
+                _log.warning("webhooks not stored", events=late, error="PostgreSQL is too slow")
+                late, complained_at = 0, now
+
+    def _give_up(self, now: float) -> int:
+        """How many were answered so; with their bodies, these may be a lot of memory."""
+        late = 0
+        deadlines, pending = self._deadlines, self._pending
+        while deadlines and (deadlines[0].answer is None or deadlines[0].give_up_at <= now):
+            waiting = deadlines.popleft()
+            late += waiting.answer is not None
+            waiting.resolve("unavailable")
+        # They came in the same order.
+        while pending and pending[0].answer is None:
+            pending.popleft()
+        return late

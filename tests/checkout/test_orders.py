@@ -3,7 +3,7 @@ import itertools
 import msgspec
 import pytest
 
-from couponflow.kernel.handlers import DeliveryError
+from couponflow.kernel.handlers import MessageUnfit
 from couponflow.messages import CheckoutRequested, OrderItem
 from tests.checkout.desk import ORDER, ORDERS, PAYMENTS, PROVIDER, Desk, payment
 from tests.kernel.outboxes import message_id
@@ -48,7 +48,7 @@ async def test_who_asked_for_an_order_and_who_made_it_may_come_in_any_order(desk
         for message in messages:
             try:
                 await desk.take(message)
-            except DeliveryError:
+            except MessageUnfit:
                 waiting.append(message)
         await desk.take(*waiting)
         ends.append(await desk.everything())
@@ -78,7 +78,7 @@ async def test_a_late_correction_of_the_amount_changes_whether_it_is_paid(desk: 
 async def test_a_name_that_came_with_a_number_finds_the_order_alone(desk: Desk) -> None:
     await desk.take(ORDER)
     other = msgspec.structs.replace(payment("created"), provider_order_id="order_2")
-    with pytest.raises(DeliveryError, match="order_2 is not known yet"):
+    with pytest.raises(MessageUnfit, match="order_2 is not known yet"):
         await desk.take(other)
     await desk.take(msgspec.structs.replace(payment("created", 2), order_number="N-1"))
     await desk.take(msgspec.structs.replace(other, order_number="N-1"))
@@ -94,7 +94,7 @@ async def test_what_names_two_orders_is_refused_for_good(desk: Desk) -> None:
         msgspec.structs.replace(payment("captured"), order_number="N-2"),
         msgspec.structs.replace(ORDER, number="N-3"),
     ):
-        with pytest.raises(DeliveryError, match="are two orders") as refused:
+        with pytest.raises(MessageUnfit, match="are two orders") as refused:
             await desk.take(message)
         assert refused.value.permanent
     assert await desk.everything() == before

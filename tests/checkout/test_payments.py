@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from couponflow.kernel.attempt import AttemptOver
-from couponflow.kernel.handlers import DeliveryError
+from couponflow.kernel.handlers import MessageUnfit
 from couponflow.messages import Message, PaymentReported
 from tests.checkout.desk import ORDER, ORDERS, PAYMENTS, PROVIDER, REFUNDS, Desk, payment, refund
 from tests.kernel.outboxes import message_id, until_rows
@@ -149,7 +149,7 @@ async def test_what_concerns_something_unknown_waits_without_effect(
     desk: Desk, message: Message, reason: str
 ) -> None:
     nothing = await desk.everything()
-    with pytest.raises(DeliveryError, match=f"^{reason}$") as waits:
+    with pytest.raises(MessageUnfit, match=f"^{reason}$") as waits:
         await desk.take(message)
     assert not waits.value.permanent
     assert await desk.everything() == nothing
@@ -158,7 +158,7 @@ async def test_what_concerns_something_unknown_waits_without_effect(
 async def test_a_payment_that_names_no_order_waits_for_an_event_that_does(desk: Desk) -> None:
     nameless = msgspec.structs.replace(payment("captured"), provider_order_id=None)
     nothing = await desk.everything()
-    with pytest.raises(DeliveryError, match="names no order") as waits:
+    with pytest.raises(MessageUnfit, match="names no order") as waits:
         await desk.take(nameless)
     assert not waits.value.permanent
     assert await desk.everything() == nothing
@@ -175,7 +175,7 @@ async def test_a_payment_or_refund_that_moves_elsewhere_is_refused_for_good(desk
         msgspec.structs.replace(payment("captured"), provider_order_id="order_2"),
         refund("processed", payment_number=2),
     ):
-        with pytest.raises(DeliveryError, match="is of another") as refused:
+        with pytest.raises(MessageUnfit, match="is of another") as refused:
             await desk.take(message)
         assert refused.value.permanent
     assert await desk.everything() == before

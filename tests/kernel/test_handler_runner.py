@@ -1,6 +1,5 @@
 import math
 import random
-from collections.abc import Awaitable, Callable
 from typing import cast
 
 import anyio
@@ -11,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.processors import format_exc_info
 
-from couponflow.config import DatabaseSettings
 from couponflow.kernel.attempt import AttemptOver, TransactionUsedUp
-from couponflow.kernel.breaker import DeadLetterBreaker
-from couponflow.kernel.clock import END_OF_TIME, ManualClock
+from couponflow.kernel.clock import END_OF_TIME
 from couponflow.kernel.commit_outcome import CommitUnknown
 from couponflow.kernel.database import Database, DatabaseAway
 from couponflow.kernel.envelope import Envelope
@@ -23,22 +20,20 @@ from couponflow.kernel.handler_runner import (
     FORGIVEN_HANDOVERS_MAX,
     KEPT_SECONDS,
     WAIT_MAX_SECONDS,
-    HandlerRunner,
 )
 from couponflow.kernel.handlers import (
     DONE,
     DeliveryError,
     Discard,
-    Handler,
     HandlerContext,
     HandlerPolicy,
+    MessageUnfit,
     NotKnownHere,
     Outcome,
     Retry,
     RetryPolicy,
     Snooze,
 )
-from couponflow.kernel.message_metrics import ChannelCounts
 from couponflow.kernel.outbox_rows import PUT_OFF_SECONDS, PutBack, Token
 from couponflow.kernel.settlement import Dead, Dropped, Finished, Later, Verdict
 from couponflow.kernel.telemetry import scrub
@@ -56,55 +51,8 @@ from tests.kernel.outboxes import (
     select,
     sms,
 )
+from tests.kernel.runner_bench import RETRY, Bench, Run, error_of, later, raising, returning
 from tests.samples import CLICKED_AT, PATIENCE_SECONDS
-
-Run = Callable[[EmailRequested, HandlerContext], Awaitable[Outcome]]
-RETRY = RetryPolicy(max_attempts=3, first_seconds=1.0, max_seconds=300.0)
-
-
-class Bench:
-    """A runner with one handler, without PostgreSQL unless it is given."""
-
-    def __init__(
-        self, run: Run, database: Database | None = None, policy: HandlerPolicy | None = None
-    ) -> None:
-        self.clock = ManualClock()
-        self.counts = ChannelCounts()
-        self.breaker = DeadLetterBreaker(self.clock)
-        self.runner = HandlerRunner(
-            [Handler("test", EmailRequested, run, policy or HandlerPolicy(retry=RETRY))],
-            database=database or Database("postgresql://nowhere", DatabaseSettings()),
-            clock=self.clock,
-            randomness=random.Random(1),
-            counts=self.counts,
-            breaker=self.breaker,
-            worker_name="host:1",
-        )
-
-
-def returning(outcome: Outcome) -> Run:
-    async def run(message: EmailRequested, context: HandlerContext) -> Outcome:
-        return outcome
-
-    return run
-
-
-def raising(error: Exception) -> Run:
-    async def run(message: EmailRequested, context: HandlerContext) -> Outcome:
-        raise error
-
-    return run
-
-
-def later(verdict: Verdict) -> Later:
-    assert isinstance(verdict, Later)
-    return verdict
-
-
-def error_of(verdict: Verdict) -> str:
-    assert isinstance(verdict, Later | Dead)
-    assert verdict.error is not None
-    return verdict.error.error
 
 
 async def test_done_and_discarded_messages_are_finished() -> None:
@@ -272,6 +220,16 @@ async def test_the_breaker_keeps_messages_from_dying() -> None:
     assert (kept.after_seconds, kept.forgiven) == (KEPT_SECONDS, True)
     assert error_of(kept) == "DeliveryError: wrong key"
     assert bench.breaker.state == "open"
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+async def test_messages_that_are_unfit_die_of_it_and_leave_the_breaker_alone(
+    permanent: bool,
+) -> None:
+    bench = Bench(raising(MessageUnfit("order 7 is not known", permanent=permanent)))
+    verdicts = [await bench.runner.attempt(envelope(attempt=3)) for _ in range(50)]
+    assert [type(verdict) for verdict in verdicts] == [Dead] * 50
+    assert bench.breaker.state == "closed"
 
 
 async def test_attempts_are_timed_and_their_log_lines_say_whose_they_are() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from couponflow.kernel.attempt import AttemptOver
 from couponflow.kernel.database import Database
-from couponflow.kernel.handlers import DONE, DeliveryError
+from couponflow.kernel.handlers import DONE, MessageUnfit
 from couponflow.messages import DeliveryState, EmailDeliveryReported
 from couponflow.notify.delivery_reports import apply_report
 from couponflow.notify.store import lock_notifications
@@ -106,7 +106,7 @@ async def test_what_is_not_known_yet_is_waited_for(
     database: Database, changes: dict[str, str | None]
 ) -> None:
     await send(database, channel="emails", called="r-1", provider="sendgrid")
-    with pytest.raises(DeliveryError, match=r"^notification .* is not known yet$") as raised:
+    with pytest.raises(MessageUnfit, match=r"^notification .* is not known yet$") as raised:
         await handle(database, email_report(**changes), 2)
     assert not raised.value.permanent
     # So that it is tried again.
@@ -115,7 +115,7 @@ async def test_what_is_not_known_yet_is_waited_for(
 
 async def test_a_report_on_an_sms_is_none_on_an_email(database: Database) -> None:
     await handle(database, EMAIL, 1)
-    with pytest.raises(DeliveryError):
+    with pytest.raises(MessageUnfit):
         await handle(database, sms_report(), 2)
 
 
@@ -268,7 +268,7 @@ async def test_several_end_as_they_do_one_by_one(database: Database) -> None:
         known: set[str] = set()
         for place in order:
             await run(database, FORGET_DONE)
-            with suppress(DeliveryError):
+            with suppress(MessageUnfit):
                 await handle(database, reports[place], place + 3)
                 known.add(message_id(place + 3))
         alone = await select(database, ALL_ROWS)

@@ -8,7 +8,7 @@ import pytest
 from couponflow.kernel.attempt import Attempt
 from couponflow.kernel.database import Database
 from couponflow.kernel.envelope import Envelope
-from couponflow.kernel.handlers import DONE, DeliveryError, HandlerContext, NotKnownHere, Outcome
+from couponflow.kernel.handlers import DONE, HandlerContext, MessageUnfit, NotKnownHere, Outcome
 from couponflow.kernel.outbox import publish
 from couponflow.kernel.outbox_rows import OutboxRow, Token
 from couponflow.messages import (
@@ -193,7 +193,7 @@ async def test_a_moment_of_any_digits_finds_its_row(desk: Desk) -> None:
 async def refusal(desk: Desk, text: str) -> None:
     """The only message is refused for good, and nothing comes of it."""
     (row,) = await desk.claim()
-    with pytest.raises(DeliveryError, match=text) as raised:
+    with pytest.raises(MessageUnfit, match=text) as raised:
         await desk.attempt(row)
     assert raised.value.permanent
     assert await desk.emails() == []
