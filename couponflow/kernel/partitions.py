@@ -87,17 +87,23 @@ async def ensure_partitions(
 
 
 async def drop_partitions(
-    connection: Connection, table: PartitionedTable, before: datetime
+    connection: Connection,
+    table: PartitionedTable,
+    now: float,
+    keep_days: int,
+    needed_from: datetime | None = None,
 ) -> list[str]:
-    """Drop the partitions of whole periods before a moment; return their names.
+    """Drop the partitions of periods that ended so many days before `now`; return their names.
 
-    Only those with the names made here; rows in the default partition stay.
+    They ended that long ago by PostgreSQL's clock, too, and before `needed_from`. Only those with
+    the names made here; rows in the default partition stay.
     """
+    kept_from = await _kept_from(connection, now, keep_days, needed_from)
     cursor = await connection.execute(_queries["partitions"], {"table": table.name})
     dropped: list[str] = []
     for (name,) in await cursor.fetchall():
         start = _start_in(table, str(name))
-        if start is None or table.after(start) > before:
+        if start is None or table.after(start) > kept_from:
             continue
         try:
             async with connection.transaction():
@@ -110,6 +116,16 @@ async def drop_partitions(
             break
         dropped.append(name)
     return dropped
+
+
+async def _kept_from(
+    connection: Connection, now: float, days: int, needed_from: datetime | None
+) -> datetime:
+    cursor = await connection.execute(
+        _queries["kept_from"], {"now": now, "days": days, "needed_from": needed_from}
+    )
+    ((moment,),) = await cursor.fetchall()
+    return moment
 
 
 def _start_in(table: PartitionedTable, name: str) -> datetime | None:

@@ -1,7 +1,5 @@
 """Makes the days of `webhook_logs` before they come, and lets go of what is old."""
 
-from datetime import UTC, datetime, timedelta
-
 import anyio
 import psycopg
 import structlog
@@ -45,13 +43,12 @@ class Housekeeping:
     async def let_go(self) -> None:
         """Drop days that are old enough, and forget old events' ids."""
         if self._keep_days:
-            oldest = datetime.fromtimestamp(self._clock.now(), UTC)
-            oldest -= timedelta(days=self._keep_days)
             async with self._database.connection() as connection:
                 # What waits, as on a channel that is paused, must be read yet.
                 waiting = await oldest_waiting(connection)
-                oldest = min(oldest, waiting) if waiting else oldest
-                dropped = await drop_partitions(connection, WEBHOOK_LOGS, oldest)
+                dropped = await drop_partitions(
+                    connection, WEBHOOK_LOGS, self._clock.now(), self._keep_days, waiting
+                )
             if dropped:
                 _log.info("old webhooks dropped", partitions=dropped)
         pruned = PRUNE_EVENTS

@@ -7,6 +7,7 @@ from functools import partial
 
 import anyio
 import psycopg
+import structlog
 from anyio.abc import TaskGroup
 
 from couponflow.config import WebhooksSettings
@@ -37,7 +38,10 @@ WRITERS_MAX = 2
 CONNECTIONS_A_WRITER = 3
 """Under load each holds one for good: the others of the pool are for everybody else."""
 GRACE_SECONDS = 5.0
+LAST_REFUSALS_SECONDS = 1.0
+"""What was refused proves nothing: a stop does not wait for it longer than that."""
 _REQUIRED = (f"role:{NAME}", "database")
+_log = structlog.get_logger("couponflow.webhooks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,10 @@ async def _run(parts: WebhooksParts, handle: RoleHandle) -> None:
         tasks.start_soon(housekeeping.run)
         tasks.start_soon(silence.run)
         await _serve(parts, routes, handle, tasks)
-        await refusals.flush()
+        with anyio.move_on_after(LAST_REFUSALS_SECONDS) as last:
+            await refusals.flush()
+        if last.cancelled_caught:
+            _log.warning("refusals not written", error="the daemon stops, PostgreSQL is too slow")
         tasks.cancel_scope.cancel()
 
 

@@ -38,7 +38,7 @@ create index webhook_logs_source on webhook_logs (source, received_at);
 create index webhook_logs_refused on webhook_logs (id) where verdict <> 'verified';
 
 -- Which events were taken, whatever day they came on: an event has its effect once, and a sender
--- may repeat it for weeks. Pruned by age.
+-- may repeat it for weeks. Pruned by age, but for the newest of each source.
 create table webhook_events (
     source      text not null,
     event_id    text not null,
@@ -46,7 +46,8 @@ create table webhook_events (
     received_at timestamptz not null,
     primary key (source, event_id)
 );
-create index webhook_events_received_at on webhook_events using brin (received_at);
+-- What is old, and what is newest. No BRIN index: rows go to places of others that were pruned.
+create index webhook_events_source on webhook_events (source, received_at);
 
 -- What other services measured and told us of (analytics.metric), as it was told.
 create table reported_metrics (

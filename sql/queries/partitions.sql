@@ -16,6 +16,13 @@ from pg_inherits i join pg_class c on c.oid = i.inhrelid
 where i.inhparent = to_regclass(%(table)s)
 order by c.relname;
 
+-- name: kept_from
+-- Before when a table may be dropped. What is dropped is gone, so a clock that was set ahead must not
+-- decide alone: it is old enough by the daemon's clock and by PostgreSQL's.
+select least(
+    least(to_timestamp(%(now)s), now()) - %(days)s * interval '1 day', %(needed_from)s::timestamptz
+);
+
 -- name: wait_briefly
 -- Attaching a partition locks the default one, dropping one locks the table, and all writers queue
 -- behind a lock that waits.

@@ -1,4 +1,4 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import psycopg
@@ -6,11 +6,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from couponflow.kernel.audit_log import AUDIT_LOGS
+from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.database import Database
 from couponflow.kernel.partitions import PartitionedTable, drop_partitions, ensure_partitions
 from tests.samples import rows_of
 
 NOVEMBER = datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC).timestamp()
+LONG_AGO = datetime(2020, 11, 30, 23, 59, 59, tzinfo=UTC).timestamp()
+DAY_SECONDS = 86_400.0
+A_DAY = timedelta(days=1)
 NAMES = ["audit_logs_2026_11", "audit_logs_2026_12", "audit_logs_2027_01"]
 DAYS = PartitionedTable("webhook_logs", "day", 3)
 ROWS = "select actor, action, subject, details from audit_logs order by subject"
@@ -118,22 +122,36 @@ async def test_a_long_reader_does_not_hold_up_the_daemon(database: Database) -> 
 
 async def test_a_day_can_be_a_period_and_old_days_are_dropped(database: Database) -> None:
     async with database.connection() as connection:
-        made = await ensure_partitions(connection, DAYS, NOVEMBER)
-        assert made == [f"webhook_logs_2026_{day}" for day in ("11_30", "12_01", "12_02")]
-        await connection.execute("create table webhook_logs_2026_11_01 (a int)")
-        end = datetime(2026, 12, 2, 12, tzinfo=UTC)
-        assert await drop_partitions(connection, DAYS, end) == made[:2]
-        assert await drop_partitions(connection, DAYS, end) == []
-        await connection.execute("select from webhook_logs_2026_11_01")
+        made = await ensure_partitions(connection, DAYS, LONG_AGO)
+        assert made == [f"webhook_logs_2020_{day}" for day in ("11_30", "12_01", "12_02")]
+        await connection.execute("create table webhook_logs_2020_11_01 (a int)")
+        kept_from = datetime(2020, 12, 2, 12, tzinfo=UTC)
+        now = kept_from.timestamp() + 90 * DAY_SECONDS
+        assert await drop_partitions(connection, DAYS, now, 90, kept_from - A_DAY) == made[:1]
+        assert await drop_partitions(connection, DAYS, now, 90, kept_from + A_DAY) == made[1:2]
+        assert await drop_partitions(connection, DAYS, now, 90) == []
+        await connection.execute("select from webhook_logs_2020_11_01")
+
+
+async def test_no_clock_that_is_ahead_drops_what_is_young(database: Database) -> None:
+    async with database.connection() as connection:
+        now = SystemClock().now()
+        old = await ensure_partitions(connection, DAYS, now - 9 * DAY_SECONDS)
+        young = await ensure_partitions(connection, DAYS, now)
+        # By the other clock they are not that old, whichever of the two it is.
+        assert await drop_partitions(connection, DAYS, now - 30 * DAY_SECONDS, 5) == []
+        assert await drop_partitions(connection, DAYS, now + 100 * DAY_SECONDS, 5) == old
+    names = await rows_of(database.url, PARTITIONS.replace("audit_logs", "webhook_logs"))
+    assert [name for name, _ in names] == [*young, "webhook_logs_other"]
 
 
 async def test_a_table_that_is_read_is_dropped_another_time(database: Database) -> None:
-    end = datetime(2026, 12, 4, tzinfo=UTC)
+    now = LONG_AGO + 10 * DAY_SECONDS
     async with database.connection() as connection:
-        await ensure_partitions(connection, DAYS, NOVEMBER)
+        await ensure_partitions(connection, DAYS, LONG_AGO)
         async with database.transaction() as reader:
             await reader.execute("select count(*) from webhook_logs")
             with capture_logs() as logs:
-                assert await drop_partitions(connection, DAYS, end) == []
+                assert await drop_partitions(connection, DAYS, now, 1) == []
         assert [told["log_level"] for told in logs] == ["warning"]
-        assert len(await drop_partitions(connection, DAYS, end)) == 3
+        assert len(await drop_partitions(connection, DAYS, now, 1)) == 3

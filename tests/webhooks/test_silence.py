@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from couponflow.config import DatabaseSettings
-from couponflow.kernel.clock import ManualClock
-from couponflow.kernel.database import Database, open_database
+from couponflow.kernel.clock import ManualClock, SystemClock
+from couponflow.kernel.database import Database, load_queries, open_database
 from couponflow.kernel.health import HealthBoard
 from couponflow.webhooks.metrics import WebhookMetrics
 from couponflow.webhooks.refusals import BODY_BYTES_KEPT
@@ -20,6 +20,8 @@ from tests.webhooks.deliveries import event_row
 pytestmark = pytest.mark.once
 
 ROLE = "role:webhooks"
+LONG_AGO = 1_600_000_000.0
+"""2020-09-13 12:26:40 UTC: long ago by PostgreSQL's clock, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,13 @@ class Watched:
             await store_events(connection, [event_row(source=source, received_at=moment)])
 
 
-def watched(database: Database, expected: Mapping[str, float]) -> Watched:
-    clock, metrics = ManualClock(), WebhookMetrics()
+def watched(
+    database: Database, expected: Mapping[str, float], off: Collection[str] = ()
+) -> Watched:
+    clock, metrics = ManualClock(LONG_AGO), WebhookMetrics()
     health = HealthBoard(clock)
     health.report(ROLE, True)
-    watch = SilenceWatch(expected, database, health, metrics, clock)
+    watch = SilenceWatch(expected, database, health, metrics, clock, off)
     return Watched(watch, database, clock, health, metrics)
 
 
@@ -71,6 +75,20 @@ async def test_a_source_never_heard_is_silent_since_the_process_began(database: 
     assert (health.status, health.checks["webhook:shop"].ok) == ("degraded", False)
 
 
+async def test_of_a_source_that_is_off_that_is_said(database: Database) -> None:
+    world = watched(database, {"shop": 60.0, "mall": 60.0}, off={"shop", "kiosk"})
+    world.clock.advance(61)
+    with capture_logs() as logs:
+        await world.watch.look()
+    why = "it is off here: it has no secret"
+    assert world.told("shop") == (
+        False,
+        f"no event ever, in 61 s; expected every 60 s; {why}",
+    )
+    assert world.told("mall") == (False, "no event ever, in 61 s; expected every 60 s")
+    assert {entry["source"]: entry.get("reason") for entry in logs} == {"shop": why, "mall": None}
+
+
 async def test_a_silence_is_told_once_and_so_is_its_end(database: Database) -> None:
     world = watched(database, {"shop": 60.0, "mall": 60.0})
     await world.hear("shop", seconds_ago=100)
@@ -78,7 +96,7 @@ async def test_a_silence_is_told_once_and_so_is_its_end(database: Database) -> N
     assert await world.look() == [("error", "shop")]
     assert world.told("shop") == (
         False,
-        "last event 2026-09-21 14:11:40 UTC, 100 s ago; expected every 60 s",
+        "last event 2020-09-13 12:25:00 UTC, 100 s ago; expected every 60 s",
     )
     assert world.told("mall")[0]
     assert await world.look() == []
@@ -86,12 +104,45 @@ async def test_a_silence_is_told_once_and_so_is_its_end(database: Database) -> N
     assert await world.look() == [("warning", "shop")]
     assert world.told("shop")[0]
     assert world.metrics.silence == {"shop": (0.0, False), "mall": (10.0, False)}
-    # An event from a daemon whose clock is ahead is no silence either.
+    # An event from a daemon whose clock is ahead of this one is no silence either.
     await world.hear("mall", seconds_ago=-30)
     await world.look()
     assert world.metrics.silence["mall"] == (0.0, False)
     world.clock.advance(91)
     assert sorted(await world.look()) == [("error", "mall"), ("error", "shop")]
+
+
+async def test_an_event_dated_into_the_future_hides_no_silence(database: Database) -> None:
+    world = watched(database, {"shop": 60.0, "mall": 60.0})
+    world.clock.advance(int(SystemClock().now()) - LONG_AGO)
+    await world.hear("shop", seconds_ago=100)
+    for source in ("shop", "mall"):
+        await world.hear(source, seconds_ago=-86_400)
+    assert await world.look() == [("error", "shop"), ("error", "mall")]
+    assert world.metrics.silence["shop"] == (100.0, True)
+    assert world.told("mall")[1].startswith("no event ever")
+
+
+async def test_the_last_event_is_found_however_much_was_refused_since(database: Database) -> None:
+    world = watched(database, {"shop": 60.0})
+    await world.hear("shop", seconds_ago=100)
+    async with database.connection() as connection:
+        await connection.execute(
+            "insert into webhook_logs (id, received_at, source, event_type, event_id, verdict,"
+            " method, query, headers, body, body_bytes, body_sha256, address)"
+            " select gen_random_uuid(), to_timestamp(%s + i * 0.001), 'shop', '', '', 'stale',"
+            " 'GET', '', '{}', '', 0, sha256(''), '' from generate_series(1, 10000) i",
+            [LONG_AGO],
+        )
+        cursor = await connection.execute(
+            b"explain (analyze, buffers, format json) " + load_queries("webhooks")["latest_events"],
+            {"sources": ["shop", "mall"]},
+        )
+        (((explained,),),) = await cursor.fetchall()
+    plan = explained["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 20, explained
+    assert await world.look() == [("error", "shop")]
+    assert world.metrics.silence["shop"] == (100.0, True)
 
 
 async def test_what_is_not_believed_breaks_no_silence(database: Database) -> None:

@@ -9,11 +9,12 @@ import psycopg
 import pytest
 
 from couponflow.config import DatabaseSettings
+from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.database import Database, open_database
 from couponflow.kernel.migrations import migrate
 from couponflow.webhooks.metrics import WebhookMetrics
 from couponflow.webhooks.writer import EventWriter
-from tests.kernel.outboxes import select
+from tests.kernel.outboxes import WORKER, claim, register, select
 from tests.postgres_server import PostgresServer
 from tests.samples import PATIENCE_SECONDS, POLL_SECONDS, rows_of
 from tests.webhooks.deliveries import Submissions, counts, event_row, event_writer, writing
@@ -86,7 +87,12 @@ async def test_an_event_alone_takes_one_transaction(database: Database) -> None:
 async def test_an_event_is_stored_as_it_came_with_its_message(database: Database) -> None:
     writer = event_writer(database)
     row = event_row(
-        body=b"\0\xff", query="a=%20b", headers='{"x-a": "1"}', method="GET", event_type="é"
+        received_at=1_600_000_000.123456,
+        body=b"\0\xff",
+        query="a=%20b",
+        headers='{"x-a": "1"}',
+        method="GET",
+        event_type="é",
     )
     async with writing(writer):
         assert await Submissions(writer).ask(row) == ["accepted"]
@@ -110,6 +116,16 @@ async def test_an_event_is_stored_as_it_came_with_its_message(database: Database
     assert queued == [
         (row.webhook_id, "webhooks", row.message, row.webhook_id, row.received_at, True)
     ]
+
+
+async def test_a_message_does_not_wait_for_a_clock_that_was_ahead(database: Database) -> None:
+    writer = event_writer(database)
+    tomorrow = SystemClock().now() + 86_400
+    async with writing(writer):
+        assert await Submissions(writer).ask(event_row(received_at=tomorrow)) == ["accepted"]
+    await register(database, WORKER)
+    (claimed,) = await claim(database, channel="webhooks")
+    assert claimed.published_at == pytest.approx(tomorrow, abs=0.001)
 
 
 async def test_a_duplicate_is_told_so_and_leaves_nothing(database: Database) -> None:

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.database import Database
-from couponflow.kernel.dead_letters import DeadLetter, bury
+from couponflow.kernel.dead_letter_replay import discard
+from couponflow.kernel.dead_letters import DeadLetter, LetterFilter, bury
 from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.outbox import publish
 from couponflow.messages import EmailRequested, WebhookAccepted
@@ -52,7 +54,7 @@ class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
         return datetime.fromtimestamp(self.received_at, UTC)
 
 
-def event(number: int = 1, **changes: str | float | bytes | dict[str, str]) -> LoggedRow:
+def event(number: float = 1, **changes: str | float | bytes | dict[str, str]) -> LoggedRow:
     """A verified event; `number` says when it came."""
     received_at = RECEIVED_AT + number
     made = LoggedRow(id=IDS.make(received_at), received_at=received_at, event_id=f"evt_{number}")
@@ -102,6 +104,17 @@ def letter_of(logged: LoggedRow, reason: str = "no such order") -> DeadLetter:
 async def make_dead(database: Database, *letters: DeadLetter) -> None:
     async with database.transaction() as connection:
         await bury(connection, letters)
+
+
+async def give_up(database: Database, *letters: DeadLetter) -> None:
+    """Have an operator discard letters."""
+    await discard(
+        database,
+        LetterFilter(ids=tuple(each.id for each in letters)),
+        actor="cli:bob",
+        clock=SystemClock(),
+        ids=IDS,
+    )
 
 
 async def log_one_of_each(database: Database) -> dict[str, LoggedRow]:
