@@ -255,6 +255,16 @@ SOURCE_SECRETS = {
     "cj.postback_secret": "CJ_POSTBACK_SECRET",
 }
 """What each sender of webhooks is verified with, and the variable it is customarily in."""
+ADDRESS_SECRETS = (
+    "msg91.webhook_token",
+    "shiprocket.webhook_token",
+    "admitad.postback_secret",
+    "vcommission.postback_secret",
+    "cuelinks.postback_secret",
+    "cj.postback_secret",
+)
+"""Those that we choose and that come with every call, as nothing is signed: all the proof there
+is."""
 SENDER_SECTIONS = tuple(dict.fromkeys(path.partition(".")[0] for path in SOURCE_SECRETS))
 """The sections of the senders, which are also their names."""
 
@@ -287,8 +297,12 @@ EXAMPLES: dict[str, object] = {
     "api.jwt_issuer": "https://login.example.com/",
     "http.trusted_proxies": ("10.0.0.0/8",),
     **dict.fromkeys(SOURCE_SECRETS, "what the sender's own settings page shows"),
+    **dict.fromkeys(ADDRESS_SECRETS, "the output of `openssl rand -hex 32`"),
+    "generic_webhooks": '{"acme": {"secrets": ["..."], "signature_header": "x-acme-signature"}}',
+    "generic_webhooks.secrets": ("what the sender signs with",),
+    "generic_webhooks.signature_header": "x-signature",
 }
-"""A right value for each key whose default is nothing."""
+"""A right value for each key whose default is nothing, and for such fields of tables."""
 
 
 @dataclass(frozen=True, slots=True)

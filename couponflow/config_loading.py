@@ -4,24 +4,34 @@ What can be set is in `config.py`, what must hold between the values in `config_
 here knows a key by name.
 """
 
-import difflib
-import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from couponflow.config import KEYS, SECRETS, SECTIONS, VARIABLES, Key, Settings
+from couponflow.config import EXAMPLES, KEYS, SECRETS, SECTIONS, VARIABLES, Key, Settings
 from couponflow.config_rules import broken_rules
+from couponflow.config_values import (
+    closest,
+    convert,
+    expectation,
+    literal,
+    plain,
+    read_tables,
+    row_of,
+)
 
 CONFIG_VARIABLE = "COUPONFLOW_CONFIG"
 _NOT_SETTINGS = (CONFIG_VARIABLE, "COUPONFLOW_CRASH_POINT")
 """Variables of ours that set no key; the second is read by `kernel/crash_points.py`, for tests."""
 DEFAULT_FILE = Path("couponflow.toml")
+
+_BARE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""A table's name that TOML does without quotes."""
 
 Source = Literal["default", "file", "environment"]
 
@@ -144,7 +154,7 @@ class _Reader:
         for rule in broken_rules(settings):
             if self._unread.isdisjoint(rule.keys):
                 key = KEYS[rule.keys[0]]
-                self._problem(key.label, rule.problem, rule.example or _plain(key.example))
+                self._problem(key.label, rule.problem, rule.example or plain(key.example))
 
     def read_file(self, config_file: Path | None, environment: Mapping[str, str]) -> None:
         for name, value in self._parse_file(config_file, environment).items():
@@ -243,16 +253,36 @@ class _Reader:
             self._take(key, value, "environment")
 
     def _take(self, key: Key, value: object, source: Source) -> None:
-        converted = _convert(key, value, source)
+        row = row_of(key.type)
+        if row is not None and isinstance(value, dict):
+            value = self._right_tables(key, row, value, source)
+        converted = convert(key.type, value, strict=source == "file")
         if converted is None:
-            found = "" if key.path in SECRETS else f", not {_literal(value)}"
-            problem = f"must be {_expectation(key)}{found}"
-            example = _plain(key.example) if source == "environment" else _literal(key.example)
-            self._unreadable(key, problem, example)
+            found = "" if key.path in SECRETS else f", not {literal(value)}"
+            problem = f"must be {expectation(key.type)}{found}"
+            self._unreadable(key, problem, _example(key, source))
         else:
             self._values[key.path] = converted
             self.sources[key.path] = source
             self._unread.discard(key.path)
+
+    def _right_tables(
+        self, key: Key, row: type[msgspec.Struct], tables: dict[str, object], source: Source
+    ) -> dict[str, object]:
+        """Those of the tables that are right; the rules are checked for them all the same."""
+        prefix = f"{key.path}."
+        examples = {
+            path.removeprefix(prefix): example
+            for path, example in EXAMPLES.items()
+            if path.startswith(prefix)
+        }
+        right, problems = read_tables(row, tables, examples, strict=source == "file")
+        for each in problems:
+            name = each.table if _BARE_NAME.fullmatch(each.table) else repr(each.table)
+            label = f"[{key.path}.{name}] {each.field}".rstrip()
+            example = literal(each.example) if each.example != "" else ""
+            self._problem(f"{label} ({key.variables[0]})", each.problem, example)
+        return right
 
     def _unreadable(self, key: Key, problem: str, example: str) -> None:
         self._unread.add(key.path)
@@ -271,65 +301,10 @@ def _find_file(config_file: Path | None, environment: Mapping[str, str]) -> tupl
     return str(DEFAULT_FILE), DEFAULT_FILE if DEFAULT_FILE.exists() else None
 
 
-def _convert(key: Key, value: object, source: Source) -> object | None:
-    """The value as the key's type, or None if it is not one."""
-    try:
-        # A variable whose bytes are not UTF-8 arrives as text that cannot be encoded again.
-        str(value).encode()
-        converted: object = msgspec.convert(value, key.type, strict=source == "file")
-    except (msgspec.ValidationError, UnicodeEncodeError):
-        return None
-    if isinstance(converted, float) and not math.isfinite(converted):
-        return None
-    return converted
-
-
-def _expectation(key: Key) -> str:
-    """What the key's type admits, in words."""
-    match msgspec.inspect.type_info(key.type):
-        case msgspec.inspect.IntType(ge=low, le=high):
-            return f"a whole number{_bounds(low, high)}"
-        case msgspec.inspect.FloatType(gt=limit) if limit is not None:
-            return f"a number above {limit}"
-        case msgspec.inspect.FloatType(ge=low, le=high):
-            return f"a number{_bounds(low, high)}"
-        case msgspec.inspect.LiteralType(values=values):
-            return "one of " + ", ".join(str(value) for value in values)
-        case msgspec.inspect.VarTupleType():
-            return "a list of texts"
-        case msgspec.inspect.DictType():
-            return "tables by name, as config/couponflow.toml shows them"
-        case _:
-            return "a text"
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f" from {low} to {high}"
-    if low is not None:
-        return f" of at least {low}"
-    return "" if high is None else f" of at most {high}"
-
-
-def _plain(value: object) -> str:
-    """A value as a variable holds it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def _literal(value: object) -> str:
-    """A value as the file holds it, cut short when it is long."""
-    match value:
-        case dict():
-            return "a section"
-        case bool():
-            return str(value).lower()
-        case list() | tuple():
-            text = f"[{', '.join(map(_literal, value))}]"
-        case str():
-            text = repr(value)
-        case _:
-            text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+def _example(key: Key, source: Source) -> str:
+    if source == "environment":
+        return plain(key.example)
+    return f"[{key.path}.NAME]" if row_of(key.type) else literal(key.example)
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
@@ -344,7 +319,8 @@ def _place(error: tomllib.TOMLDecodeError, text: str) -> str:
 
 
 def _unknown_section(name: str) -> ConfigurationProblem:
-    close = _closest(name, SECTIONS)
+    tables = [key.path for key in KEYS.values() if row_of(key.type)]
+    close = closest(name, [*SECTIONS, *tables])
     return _unknown(f"[{name}]", f"[{close}]", "") if close else _unknown(f"[{name}]")
 
 
@@ -353,20 +329,20 @@ def _unknown_key(section: str, name: str) -> ConfigurationProblem:
     written = f"[{section}] {name}" if section else name
     path = f"{section}.{name}" if section else name
     same_name = [key.path for key in KEYS.values() if key.name == name]
-    close = next(iter(same_name), _closest(path, KEYS))
+    close = next(iter(same_name), closest(path, KEYS))
     if not close:
         return _unknown(written)
-    return _unknown(written, KEYS[close].written, f" = {_literal(KEYS[close].example)}")
+    return _unknown(written, KEYS[close].written, f" = {literal(KEYS[close].example)}")
 
 
 def _unknown_variable(variable: str) -> ConfigurationProblem:
     # Without the prefix, which would make every variable look much like every other.
     names = {name.removeprefix("COUPONFLOW_"): name for name in [CONFIG_VARIABLE, *VARIABLES]}
-    close = names.get(_closest(variable.removeprefix("COUPONFLOW_").removesuffix("_FILE"), names))
+    close = names.get(closest(variable.removeprefix("COUPONFLOW_").removesuffix("_FILE"), names))
     if close is None:
         return _unknown(variable)
     key = VARIABLES.get(close)
-    return _unknown(variable, close, f"={_plain(key.example) if key else DEFAULT_FILE}")
+    return _unknown(variable, close, f"={plain(key.example) if key else DEFAULT_FILE}")
 
 
 def _unknown(name: str, meant: str = "", value: str = "") -> ConfigurationProblem:
@@ -375,13 +351,9 @@ def _unknown(name: str, meant: str = "", value: str = "") -> ConfigurationProble
     return ConfigurationProblem(name, f"is unknown: did you mean {meant}?", meant + value)
 
 
-def _closest(word: str, candidates: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(word, list(candidates), n=1)), "")
-
-
 def _shown(key: Key, settings: Settings) -> str:
     holder: object = getattr(settings, key.section) if key.section else settings
-    text = _plain(getattr(holder, key.name))
+    text = plain(getattr(holder, key.name))
     if key.path not in SECRETS or not text:
         return text
     return mask_url(text) if key.name == "url" else "***"

@@ -6,12 +6,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from couponflow.config import SENDER_SECTIONS, Settings
+from couponflow.config import ADDRESS_SECRETS, KEYS, SENDER_SECTIONS, Settings
 from couponflow.config_sources import GenericSettings, SourceSettings
 from couponflow.messages import CHANNELS
 
 _PATH_PART = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLACEHOLDER = re.compile(r"\{(.*?)\}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+"""A token of HTTP; a header of another name cannot arrive."""
+ADDRESS_SECRET_MIN = 16
+"""Characters of a secret that is all the proof there is; shorter ones can be guessed in time."""
+_SHORT_SECRET = (
+    f"has a secret of fewer than {ADDRESS_SECRET_MIN} characters, and who guesses it is believed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +43,36 @@ def broken_rules(settings: Settings) -> Iterator[BrokenRule]:
     yield from _broken_senders(settings)
     if settings.env == "production":
         yield from _missing_in_production(settings)
+        for path in _short_secrets(settings):
+            yield BrokenRule(
+                (path, "env"),
+                f'{_SHORT_SECRET}, and env = "production" does not take that',
+            )
 
 
 def settings_warnings(settings: Settings) -> list[str]:
     """What the settings allow but the operator probably did not mean."""
-    return [
+    too_short = [
+        f"{KEYS[path].label} {_SHORT_SECRET}: `openssl rand -hex 32` makes a good one. Production "
+        "refuses it."
+        for path in _short_secrets(settings)
+    ]
+    return too_short + [
         f"[http] trusted_proxies holds {proxy}, which is every address: anybody can claim any "
         "client address in X-Forwarded-For. List only your own proxies."
         for proxy in settings.http.trusted_proxies
         if ipaddress.ip_network(proxy).prefixlen == 0
     ]
+
+
+def _short_secrets(settings: Settings) -> Iterator[str]:
+    """The keys of secrets that are all the proof there is and too short for that."""
+    for path in ADDRESS_SECRETS:
+        section, _, name = path.partition(".")
+        secrets: tuple[str, ...] = getattr(getattr(settings, section), name)
+        # An empty one lets nobody in.
+        if any(0 < len(secret) < ADDRESS_SECRET_MIN for secret in secrets):
+            yield path
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -235,6 +262,16 @@ def _broken_generic(name: str, generic: GenericSettings) -> str:
         return "must be a name of letters, digits, - and _: it is the last part of a path"
     if not any(generic.secrets):
         return "has no secret in secrets"
+    headers = {
+        "signature_header": generic.signature_header,
+        "timestamp_header": generic.timestamp_header,
+        "id_header": generic.id_header,
+        "type_header": generic.type_header,
+    }
+    for field, header in headers.items():
+        # All but the first may be left out. What is there is not shown: it may be a secret, astray.
+        if (header or field == "signature_header") and not _HEADER_NAME.fullmatch(header):
+            return f"has no name of a header in {field}: letters, digits and - without spaces"
     placeholders = set(_PLACEHOLDER.findall(generic.signed))
     if "body" not in placeholders or placeholders - {"body", "timestamp", "id"}:
         return f"signs {generic.signed!r}; that must hold {{body}}, {{timestamp}} and {{id}} only"

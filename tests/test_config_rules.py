@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from couponflow.config import (
+    ADDRESS_SECRETS,
+    SOURCE_SECRETS,
     VARIABLES,
     ApiSettings,
     DatabaseSettings,
@@ -219,6 +221,45 @@ def test_production_starts_with_a_database_a_token_and_a_way_to_check_tokens(
         redirect=RedirectSettings(stats_token="t"),
         api=api,
     )
+
+
+PRODUCTION = {
+    "COUPONFLOW_ENV": "production",
+    "DATABASE_URL": "postgres://h/d",
+    "COUPONFLOW_REDIRECT_STATS_TOKEN": "t",
+    "COUPONFLOW_API_JWT_SECRET": SECRET,
+}
+
+
+@pytest.mark.parametrize("path", ADDRESS_SECRETS)
+def test_a_secret_that_is_all_the_proof_there_is_must_be_long_in_production(path: str) -> None:
+    variable = SOURCE_SECRETS[path]
+    section, _, name = path.partition(".")
+
+    problem = only_problem({**PRODUCTION, variable: f"{SECRET},{SECRET[:15]}"})
+
+    assert problem.key == f"[{section}] {name} ({variable})"
+    assert "fewer than 16 characters" in problem.problem
+    assert problem.example == "the output of `openssl rand -hex 32`"
+    assert load_settings(None, {**PRODUCTION, variable: f"{SECRET[:16]},,"}).env == "production"
+
+
+@pytest.mark.parametrize("path", ADDRESS_SECRETS)
+def test_elsewhere_a_short_one_gives_a_warning(path: str) -> None:
+    variable = SOURCE_SECRETS[path]
+    section, _, name = path.partition(".")
+
+    (warning,) = settings_warnings(load_settings(None, {variable: "hunter2"}))
+
+    assert warning.startswith(f"[{section}] {name} ({variable}) has a secret of fewer than 16 char")
+    assert "hunter2" not in warning
+    assert settings_warnings(load_settings(None, {variable: SECRET[:16]})) == []
+
+
+def test_how_long_a_secret_is_that_a_sender_signs_with_is_not_for_us_to_say() -> None:
+    signing = {SOURCE_SECRETS[path]: "x" for path in SOURCE_SECRETS if path not in ADDRESS_SECRETS}
+
+    assert settings_warnings(load_settings(None, {**PRODUCTION, **signing})) == []
 
 
 @pytest.mark.parametrize(

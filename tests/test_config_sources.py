@@ -38,9 +38,12 @@ def problems(environment: dict[str, str], file: Path | None = None) -> list[Conf
     return raised.value.problems
 
 
+def tables(by_name: dict[str, object]) -> dict[str, str]:
+    return {"COUPONFLOW_GENERIC_WEBHOOKS": msgspec.json.encode(by_name).decode()}
+
+
 def generic(name: str = "shop", **changes: object) -> dict[str, str]:
-    table = {name: {**SHOP, **changes}}
-    return {"COUPONFLOW_GENERIC_WEBHOOKS": msgspec.json.encode(table).decode()}
+    return tables({name: {**SHOP, **changes}})
 
 
 def secret_of(settings: Settings, path: str) -> tuple[str, ...]:
@@ -102,8 +105,8 @@ def test_secrets_are_never_described() -> None:
     ],
 )
 def test_a_value_that_cannot_be_read_is_not_shown(variable: str, text: str) -> None:
-    (problem,) = problems({variable: text})
-    assert variable in problem.key
+    found = problems({variable: text})
+    assert all(variable in problem.key for problem in found)
 
 
 def test_a_secret_of_another_kind_in_the_file_is_not_shown(tmp_path: Path) -> None:
@@ -165,23 +168,102 @@ def test_they_are_a_json_object_in_the_environment(tmp_path: Path) -> None:
     assert load_settings(None, by_file).generic_webhooks == expected
 
 
+@pytest.mark.parametrize("text", ["[]", "shop", '"shop"', "3"])
+def test_what_is_no_tables_at_all_is_a_problem_of_the_key(text: str) -> None:
+    (problem,) = problems({"COUPONFLOW_GENERIC_WEBHOOKS": text})
+    assert problem.key == "generic_webhooks (COUPONFLOW_GENERIC_WEBHOOKS)"
+
+
 @pytest.mark.parametrize(
-    "environment",
+    ("changes", "field", "problem", "example"),
     [
-        generic(secret="mistyped"),
-        generic(signature_header=1),
-        generic(algorithm="md5"),
-        generic(encoding="hexadecimal"),
-        generic(rate_per_second=-1),
-        generic(tolerance_seconds=-0.1),
-        {"COUPONFLOW_GENERIC_WEBHOOKS": '{"shop": {}}'},
-        {"COUPONFLOW_GENERIC_WEBHOOKS": "[]"},
-        {"COUPONFLOW_GENERIC_WEBHOOKS": "shop"},
+        ({"algorithm": SECRET}, "algorithm", "must be one of sha1, sha256, sha512", "'sha256'"),
+        ({"encoding": SECRET}, "encoding", "must be one of base64, hex", "'hex'"),
+        ({"signature_header": 1}, "signature_header", "must be a text", "'x-signature'"),
+        (
+            {"secrets": SECRET},
+            "secrets",
+            "must be a list of texts",
+            "['what the sender signs with']",
+        ),
+        ({"allowed_addresses": 1}, "allowed_addresses", "must be a list of texts", ""),
+        (
+            {"rate_per_second": -1},
+            "rate_per_second",
+            "must be a whole number of at least 0",
+            "5000",
+        ),
+        (
+            {"tolerance_seconds": -0.1},
+            "tolerance_seconds",
+            "must be a number of at least 0",
+            "300.0",
+        ),
+        ({"secret": SECRET}, "secret", "is unknown: did you mean secrets?", ""),
+        ({"signatur_header": SECRET}, "signatur_header", "is unknown: did you mean", ""),
+        ({"qqq": SECRET}, "qqq", "is unknown; there are: allowed_addresses, silence_seconds,", ""),
     ],
 )
-def test_what_does_not_describe_a_sender_is_a_problem(environment: dict[str, str]) -> None:
-    (problem,) = problems(environment)
-    assert problem.key == "generic_webhooks (COUPONFLOW_GENERIC_WEBHOOKS)"
+def test_a_wrong_field_of_a_sender_is_named_with_what_would_be_right(
+    changes: dict[str, object], field: str, problem: str, example: str
+) -> None:
+    (found,) = problems(tables({"shop": {**SHOP, **changes}}))
+    assert found.key == f"[generic_webhooks.shop] {field} (COUPONFLOW_GENERIC_WEBHOOKS)"
+    assert found.problem.startswith(problem)
+    assert found.example == example
+
+
+@pytest.mark.parametrize("missing", ["secrets", "signature_header"])
+def test_a_field_that_a_sender_must_have_is_named_in_the_file_too(
+    tmp_path: Path, missing: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    lines = {"secrets": '["hunter2"]', "signature_header": '"X-Signature"', "id_field": '"id"'}
+    rest = [f"{name} = {text}" for name, text in lines.items() if name != missing]
+    file.write_text("\n".join(["[generic_webhooks.'our shop']", *rest]))
+    found = problems({}, file)
+    keys = [each.key.partition(" (")[0] for each in found]
+    # Of its name the rules have something to say, but not before it is whole.
+    assert keys == [f"[generic_webhooks.'our shop'] {missing}"]
+    assert found[0].problem == "is missing"
+
+
+def test_numbers_of_the_file_must_be_numbers_and_finite(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    table = '[generic_webhooks.shop]\nsecrets = ["hunter2"]\nsignature_header = "x"\n'
+    file.write_text(f'{table}rate_per_second = "10"\ntolerance_seconds = nan\n')
+    assert [each.problem for each in problems({}, file)] == [
+        "must be a whole number of at least 0",
+        "must be a number of at least 0",
+    ]
+    text = generic(rate_per_second="10")
+    assert load_settings(None, text).generic_webhooks["shop"].rate_per_second == 10
+
+
+def test_all_that_is_wrong_with_all_senders_is_told_at_once(tmp_path: Path) -> None:
+    environment = tables(
+        {
+            "one": {"algorithm": "md5"},
+            "two": SECRET,
+            "three": {**SHOP, "signed": "x"},
+            "four": SHOP,
+        }
+    )
+    assert [str(each).partition(" (")[0] for each in problems(environment)] == [
+        "[generic_webhooks.one] secrets",
+        "[generic_webhooks.one] algorithm",
+        "[generic_webhooks.one] signature_header",
+        "[generic_webhooks.two]",
+        "generic_webhooks",
+    ]
+    assert problems(environment)[3].problem == "must be a table with secrets and signature_header"
+
+
+def test_a_misspelt_section_of_senders_gets_a_suggestion(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[generic_webhook.shop]\nsecrets = ["hunter2"]\n')
+    (problem,) = problems({}, file)
+    assert problem.problem == "is unknown: did you mean [generic_webhooks]?"
 
 
 # Rules
@@ -237,6 +319,19 @@ def test_what_does_not_describe_a_sender_is_a_problem(environment: dict[str, str
             )
             for signed in ("", "body", "{id}", "{body}{url}", "{body}{}", "{ body }")
         ),
+        *(
+            (
+                tables({"shop": {**SHOP, field: header}}),
+                "generic_webhooks",
+                f"'shop' has no name of a header in {field}: letters, digits and - without spaces",
+            )
+            for field, header in (
+                *(("signature_header", header) for header in ("x y", "", "x:", "é", "x\n", " x")),
+                ("timestamp_header", "x y"),
+                ("id_header", "x y"),
+                ("type_header", "x y"),
+            )
+        ),
         (
             generic(signed="{timestamp}.{body}"),
             "generic_webhooks",
@@ -278,9 +373,9 @@ def test_a_channel_must_be_one_that_a_sender_may_speak_on(channel: str) -> None:
 
 
 def test_every_sender_that_is_wrong_is_named() -> None:
-    tables = {"one": {**SHOP, "signed": "x"}, "two": SHOP, "three": {**SHOP, "secrets": [""]}}
-    text = msgspec.json.encode(tables).decode()
-    found = problems({"COUPONFLOW_GENERIC_WEBHOOKS": text})
+    found = problems(
+        tables({"one": {**SHOP, "signed": "x"}, "two": SHOP, "three": {**SHOP, "secrets": [""]}})
+    )
     assert [each.problem.partition(" ")[0] for each in found] == ["'one'", "'three'"]
 
 
@@ -293,6 +388,7 @@ def test_every_sender_that_is_wrong_is_named() -> None:
         generic(secrets=["", SECRET]),
         generic(signed="v1:{timestamp}:{id}:{body}", timestamp_header="t", id_header="i"),
         generic(id_header="i"),
+        generic(signature_header="X_Signature.v1"),
         generic(channel="orders", message_field="data"),
         generic(allowed_addresses=["192.0.2.0/24"]),
     ],
@@ -346,6 +442,25 @@ def test_a_key_that_is_none_is_told_of_and_not_shown(key: str) -> None:
     if not key:
         assert "sendgrid" in Senders(settings).by_name
         return
-    with pytest.raises(SendersInvalid, match="webhook_public_key") as raised:
+    with pytest.raises(SendersInvalid) as raised:
         Senders(settings)
-    assert key not in str(raised.value)
+    said = str(raised.value)
+    assert said.startswith("[sendgrid] webhook_public_key (SENDGRID_WEBHOOK_PUBLIC_KEY): number 2")
+    assert key not in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "label"),
+    [
+        ("COUPONFLOW_CJ_PARAMETERS", "x=y", "[cj] parameters"),
+        ("COUPONFLOW_CJ_PARAMETERS", "status=secret", "[cj] parameters"),
+        ("COUPONFLOW_ADMITAD_STATUSES", "x", "[admitad] statuses"),
+        ("COUPONFLOW_CUELINKS_ACCOUNT", "x" * 201, "[cuelinks] account"),
+    ],
+)
+def test_what_a_sender_cannot_use_is_told_with_its_variable(
+    variable: str, value: str, label: str
+) -> None:
+    with pytest.raises(SendersInvalid) as raised:
+        Senders(load_settings(None, {variable: value}))
+    assert str(raised.value).startswith(f"{label} ({variable})")

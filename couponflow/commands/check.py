@@ -150,9 +150,14 @@ def _check_senders(settings: Settings) -> Check:
     except SendersInvalid as error:
         return Check("webhooks", False, str(error))
     off = [section for section in SENDER_SECTIONS if section not in senders.on]
-    on = ", ".join(senders.on) or "none"
+    counts = {name: senders.live_secrets[name] for name in senders.on}
+    on = ", ".join(
+        f"{name} ({count} secret{'' if count == 1 else 's'})" for name, count in counts.items()
+    )
     return Check(
-        "webhooks", True, f"on: {on}; off, for want of a secret: {', '.join(off) or 'none'}"
+        "webhooks",
+        True,
+        f"on: {on or 'none'}; off, for want of a secret: {', '.join(off) or 'none'}",
     )
 
 

@@ -1,6 +1,8 @@
 """`couponflow run`."""
 
 import random
+import shlex
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,10 +83,30 @@ def _show_demo(running: Running) -> None:
         for link in _links(running.redirect_url, running.sandbox_url):
             out.print(f"  {link}", soft_wrap=True)
     if running.webhooks_url:
+        command = own_command(sys.argv[0], sys.executable, Path.cwd())
         out.print(
-            "\nSee what payment gateways, networks and carriers sent: couponflow webhooks list"
+            f"\nSee what payment gateways, networks and carriers sent: {command} webhooks list",
+            markup=False,
+            soft_wrap=True,
         )
     out.print("\nStop with Ctrl-C.")
+
+
+def own_command(program: str, python: str, folder: Path) -> str:
+    """What to type in that folder for the program that runs: its name alone may not be on PATH."""
+    if Path(program).name == "__main__.py":
+        return f"{_from(folder, python)} -m couponflow"
+    return _from(folder, program)
+
+
+def _from(folder: Path, file: str) -> str:
+    # Links are left as they are: in a virtual environment they are what makes it one.
+    absolute = folder / file
+    if not absolute.is_relative_to(folder):
+        return shlex.quote(str(absolute))
+    path = str(absolute.relative_to(folder))
+    # A shell looks for a name without a slash on PATH only.
+    return shlex.quote(path if "/" in path else f"./{path}")
 
 
 def _links(redirect_url: str, sandbox_url: str) -> list[str]:

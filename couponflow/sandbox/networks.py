@@ -4,6 +4,7 @@ Each reads the click id from the parameter its network really uses, so a templat
 wrong one is found out here and not in next month's report.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -61,23 +62,30 @@ class Arrivals:
         }
 
 
-def networks_app() -> Starlette:
-    """Make the application that serves all four networks, and `/arrivals` about itself."""
+def networks_app(landed: Callable[[str], None] | None = None) -> Starlette:
+    """Make the application that serves all four networks, and `/arrivals` about itself.
+
+    `landed` is told the click id of everybody who arrives.
+    """
     arrivals = Arrivals()
 
     async def show_arrivals(_: Request) -> Response:
         return JSONResponse(arrivals.describe(), headers={"cache-control": "no-store"})
 
-    routes = [_network_route(network, arrivals) for network in NETWORKS]
+    routes = [_network_route(network, arrivals, landed) for network in NETWORKS]
     return Starlette(routes=[*routes, Route("/arrivals", show_arrivals)])
 
 
-def _network_route(network: Network, arrivals: Arrivals) -> Route:
+def _network_route(
+    network: Network, arrivals: Arrivals, landed: Callable[[str], None] | None
+) -> Route:
     async def click(request: Request) -> Response:
         click_id = request.query_params.get(network.click_parameter, "").strip()
         arrived = _is_click_id(click_id)
         if request.method != "HEAD":
             arrivals.count(network, arrived=arrived)
+            if arrived and landed is not None:
+                landed(click_id)
         return _arrival(network, request, click_id) if arrived else _refusal(network, click_id)
 
     return Route(network.route, click, name=network.key)

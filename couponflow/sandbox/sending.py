@@ -3,6 +3,7 @@
 import math
 from collections.abc import Awaitable, Callable, Mapping
 
+import anyio
 import httpx2
 
 from couponflow.kernel.clock import Clock
@@ -13,6 +14,7 @@ TIMEOUT_SECONDS = 5.0
 COMPLAINT_SECONDS = 10.0
 # Behind by more than this, the lost time is let go instead of being made up for in a rush.
 MAX_LAG_SECONDS = 1.0
+OPEN_POLL_SECONDS = 0.1
 
 
 def open_client(
@@ -30,6 +32,33 @@ def open_client(
         verify=base_url.startswith("https:"),
         transport=transport,
     )
+
+
+async def wait_until_open(
+    base_url: str,
+    stop: anyio.Event,
+    transport: httpx2.AsyncBaseTransport | None = None,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+) -> None:
+    """Return when somebody answers there, whatever the answer is, or when `stop` is set."""
+    async with open_client(base_url, transport) as client, anyio.create_task_group() as tasks:
+
+        async def ask() -> None:
+            while not await _answers(client):
+                await sleep(OPEN_POLL_SECONDS)
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(ask)
+        await stop.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def _answers(client: httpx2.AsyncClient) -> bool:
+    try:
+        await client.get("/health")
+    except httpx2.TransportError:
+        return False
+    return True
 
 
 class Turns:

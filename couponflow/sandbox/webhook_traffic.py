@@ -63,16 +63,24 @@ class WebhookCounters:
         return "; ".join(parts)
 
 
+def nothing_known() -> Known:
+    """For providers that nobody was led to and who were given nothing to deliver."""
+    return NOTHING_KNOWN
+
+
 def endless_scripts(
     keys: SenderKeys,
     clock: Clock,
     randomness: random.Random,
     chaos: Chaos,
-    known: Known = NOTHING_KNOWN,
+    known: Callable[[], Known] = nothing_known,
 ) -> Iterator[list[SignedRequest]]:
-    """Yield, for ever, what all providers send in a while, made when it is asked for."""
+    """Yield, for ever, what all providers send in a while, made when it is asked for.
+
+    For each `known` is called, and should say what is known by then and was not told of yet.
+    """
     while True:
-        yield script(randomness, keys, clock.now(), _LIVES_AT_ONCE, chaos, known)
+        yield script(randomness, keys, clock.now(), _LIVES_AT_ONCE, chaos, known())
 
 
 async def send_webhooks(

@@ -38,7 +38,7 @@ async def test_when_all_is_well_each_check_says_so(tmp_path: Path, database_url:
         "webhooks",
         "database",
     ]
-    assert checks["database"]["detail"] == "reachable; 0 of 13 migrations pending"
+    assert checks["database"]["detail"] == "reachable; 0 of 14 migrations pending"
     assert checks["webhooks"]["detail"].startswith("on: none; off, for want of a secret: razorpay,")
     assert not (tmp_path / "var").exists()
 
@@ -51,12 +51,39 @@ async def test_senders_that_are_set_up_are_named_and_broken_ones_are_a_problem(
     ended = await command_line.run("check", "--json", **free_ports(), **senders)
     checks = {check["name"]: check for check in ended.json()["checks"]}
     assert ended.code == 1
-    assert "sendgrid" in checks["webhooks"]["detail"].lower()
+    assert checks["webhooks"]["detail"].startswith(
+        "[sendgrid] webhook_public_key (SENDGRID_WEBHOOK_PUBLIC_KEY): number 1 is not a P-256"
+    )
     del senders["SENDGRID_WEBHOOK_PUBLIC_KEY"]
+    senders |= {
+        "STRIPE_WEBHOOK_SECRET": "whsec_x, whsec_y,whsec_x",
+        "QSTASH_NEXT_SIGNING_KEY": "sig_x",
+        "COUPONFLOW_GENERIC_WEBHOOKS": '{"till": {"secrets": ["a", ""], "signature_header": "x"}}',
+    }
     ended = await command_line.run("check", "--json", **free_ports(), **senders)
     checks = {check["name"]: check for check in ended.json()["checks"]}
-    assert checks["webhooks"]["detail"].startswith("on: stripe; off")
+    assert checks["webhooks"]["detail"].startswith(
+        "on: stripe (2 secrets), qstash (1 secret), generic/till (1 secret); off"
+    )
     assert "whsec_x" not in ended.out
+
+
+async def test_a_secret_that_can_be_guessed_is_warned_of_and_refused_in_production(
+    tmp_path: Path, database_url: str
+) -> None:
+    command_line = CommandLine(tmp_path, database_url)
+    ended = await command_line.run(
+        "check", "--json", **free_ports(), ADMITAD_POSTBACK_SECRET="hunter2"
+    )
+    checks = {check["name"]: check for check in ended.json()["checks"]}
+    assert ended.code == 0
+    assert "(ADMITAD_POSTBACK_SECRET) has a secret of fewer" in checks["configuration"]["detail"]
+    refused = await command_line.run(
+        "check", "--json", COUPONFLOW_ENV="production", ADMITAD_POSTBACK_SECRET="hunter2"
+    )
+    assert refused.code == 2
+    assert "[admitad] postback_secret (ADMITAD_POSTBACK_SECRET)" in refused.out
+    assert "hunter2" not in ended.out + ended.err + refused.out + refused.err
 
 
 async def test_every_problem_is_named_at_once(tmp_path: Path) -> None:

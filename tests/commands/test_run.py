@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from couponflow.commands.run import own_command
 from couponflow.config import JournalSettings
 from couponflow.kernel.clock import SystemClock
 from couponflow.kernel.http import free_port
@@ -95,3 +96,19 @@ async def test_a_var_folder_that_cannot_be_used_is_one_clear_line(
     assert ended.code == int(needs_var)
     assert ("COUPONFLOW_VAR_DIR" in ended.err) == needs_var
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        # As `uv run` starts it, and by hand.
+        ("/shop/.venv/bin/couponflow", ".venv/bin/couponflow"),
+        (".venv/bin/couponflow", ".venv/bin/couponflow"),
+        ("couponflow", "./couponflow"),
+        ("/usr/local/bin/couponflow", "/usr/local/bin/couponflow"),
+        ("/opt/our tools/couponflow", "'/opt/our tools/couponflow'"),
+        ("/shop/couponflow/__main__.py", ".venv/bin/python -m couponflow"),
+    ],
+)
+def test_the_demo_says_how_its_other_commands_are_typed_here(program: str, command: str) -> None:
+    assert own_command(program, "/shop/.venv/bin/python", Path("/shop")) == command

@@ -99,3 +99,14 @@ async def test_looking_ahead_is_not_arriving(networks: httpx2.AsyncClient) -> No
     answer = await networks.head("/cuelinks/", params={"subid": CLICK, "url": DESTINATION})
     assert (answer.status_code, answer.content) == (200, b"")
     assert (await networks.get("/arrivals")).json()["total"] == 0
+
+
+async def test_who_arrives_is_told_of_with_the_click_id() -> None:
+    landed: list[str] = []
+    transport = httpx2.ASGITransport(networks_app(landed.append))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://networks") as client:
+        for number, (_, _, path, click, destination) in enumerate(LINKS):
+            await client.get(path, params={click: f"{CLICK}-{number}", destination: DESTINATION})
+            await client.get(path, params={destination: DESTINATION})
+            await client.head(path, params={click: CLICK, destination: DESTINATION})
+    assert landed == [f"{CLICK}-{number}" for number in range(4)]

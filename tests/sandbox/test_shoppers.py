@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from couponflow.kernel.clock import ManualClock
 from couponflow.sandbox.shoppers import (
+    LANDING_SECONDS,
     MAX_IN_FLIGHT,
     ShopperCounters,
     ShopperLink,
@@ -58,7 +59,7 @@ class VirtualTime:
 
 @asynccontextmanager
 async def shoppers(
-    answer: Answer, per_second: float
+    answer: Answer, per_second: float, networks_url: str = ""
 ) -> AsyncIterator[tuple[VirtualTime, ShopperCounters]]:
     """A running stream of shoppers in virtual time, against a target that is a function."""
     time, stop, counters = VirtualTime(), anyio.Event(), ShopperCounters()
@@ -72,6 +73,7 @@ async def shoppers(
             randomness=random.Random(11),
             clock=time.clock,
             stop=stop,
+            networks_url=networks_url,
             counters=counters,
             transport=httpx2.MockTransport(answer),
             sleep=time.sleep,
@@ -111,6 +113,31 @@ async def test_requests_leave_as_they_were_made_up_and_redirects_are_not_followe
     assert len(seen) == counters.sent.total()
     assert all("x-forwarded-for" in request.headers for request in seen)
     assert not any("httpx" in request.headers["user-agent"] for request in seen)
+
+
+async def test_some_people_go_on_to_the_networks_and_to_nobody_else() -> None:
+    seen: dict[str, list[httpx2.Request]] = {"target": [], "networks": []}
+    numbers = itertools.count()
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        seen[request.url.host].append(request)
+        if request.url.host == "networks":
+            return httpx2.Response(200)
+        number = next(numbers)
+        host = "networks" if number % 2 else "networks.elsewhere"
+        return httpx2.Response(302, headers={"location": f"http://{host}/go?subid={number}"})
+
+    networks_url = "http://networks"
+    async with shoppers(answer, per_second=50.0, networks_url=networks_url) as (time, counters):
+        await time.run_until(20.0)
+    assert counters.landed == len(seen["networks"])
+    # Five a second, whatever the rate of the clicks.
+    assert 40 < counters.landed <= 20 / LANDING_SECONDS + 1
+    assert all(int(request.url.params["subid"]) % 2 for request in seen["networks"])
+    # A landing is no click of ours, and crawlers and prefetches do not go on.
+    assert counters.answers == {302: len(seen["target"])}
+    assert {request.method for request in seen["networks"]} == {"GET"}
+    assert not any("sec-purpose" in request.headers for request in seen["networks"])
 
 
 async def test_trouble_is_counted_and_logged_at_a_bounded_rate_and_the_stream_goes_on() -> None:
@@ -171,3 +198,5 @@ def test_counters_describe_themselves() -> None:
         "9 sent (2 bot, 7 human); answers: 6 x 302, 1 x 429, 1 x 500; failed: 1 ConnectError"
     )
     assert counters.troubles == 3
+    counters.landed = 4
+    assert "; 4 went on to a network; failed" in counters.describe()

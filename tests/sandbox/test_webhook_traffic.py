@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from couponflow.kernel.clock import ManualClock, SystemClock
 from couponflow.kernel.http import Listener, free_port, serve
+from couponflow.sandbox.learnt import Learnt
 from couponflow.sandbox.role import WebhookTrafficParts, senders_role
 from couponflow.sandbox.senders.events import Event, SignedRequest
 from couponflow.sandbox.senders.keys import demo_keys
@@ -153,6 +154,27 @@ async def test_the_rate_is_kept_by_scripts_without_end() -> None:
     assert len(counters.taken) == 10
 
 
+def test_each_script_tells_of_what_is_known_by_then() -> None:
+    learnt = Learnt()
+    scripts = endless_scripts(KEYS, ManualClock(), random.Random(1), DISORDERLY, learnt.take)
+    by_source = {request.source for request in next(scripts)}
+    assert "msg91" not in by_source
+    learnt.landed("0199f3c2-7a44-7d15-9f3e-6b1f0c2d4e5a")
+    learnt.asked_for_sms("0199f3c2-7a44-7d15-9f3e-6b1f0c2d4e5b")
+    learnt.asked_for_email("0199f3c2-7a44-7d15-9f3e-6b1f0c2d4e5c")
+    requests = next(scripts)
+    assert len({request.source for request in requests}) == 11
+    told = {(told.thing.kind, told.thing.id) for each in requests for told in each.event.told}
+    assert ("sms", "0199f3c2-7a44-7d15-9f3e-6b1f0c2d4e5b") in told
+    assert ("email", "0199f3c2-7a44-7d15-9f3e-6b1f0c2d4e5c") in told
+    networks = {"admitad", "vcommission", "cuelinks", "cj"}
+    postbacks = [each for each in requests if each.source in networks]
+    click = "0199f3c2-7a44-7d15-9f3e-6b1f0c2d4e5a"
+    assert all(click in each.path or click.encode() in each.body for each in postbacks)
+    # Their lives are told of once.
+    assert "msg91" not in {request.source for request in next(scripts)}
+
+
 async def test_nothing_is_sent_before_its_time_and_what_is_late_is_signed_late() -> None:
     time = VirtualTime()
     began = time.clock.now()
@@ -265,7 +287,8 @@ async def test_the_role_sends_until_it_is_told_to_stop() -> None:
     }
 
     async def receive(request: Request) -> Response:
-        arrived[request.path_params["path"].partition("/")[0]] += 1
+        if request.path_params["path"] != "health":
+            arrived[request.path_params["path"].partition("/")[0]] += 1
         if set(arrived) >= every_path:
             handle.stopping.set()
         return Response()
