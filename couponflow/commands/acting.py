@@ -1,7 +1,7 @@
 """Acting on whatever matches: say how many that is, ask, act, and tell what came of it."""
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +65,14 @@ class Action(Generic[C, R]):
     print_report: Callable[[R], None]
     nothing_matches: str | None
     """The error that it is when nothing matches; None where it is none."""
+    check: Callable[[Settings], None] = lambda _: None
+    """Ends the command if what it is asked for cannot be meant."""
+    remarks: Callable[[C], Sequence[str]] = lambda _: ()
+    """What else there is to say of the counts, a line each."""
+
+    def some(self, count: int) -> str:
+        """So many of the things, as people write it."""
+        return f"{count:,} {self.things.removesuffix('s') if count == 1 else self.things}"
 
 
 def act_on_matching(
@@ -76,14 +84,15 @@ def act_on_matching(
             f"nobody is here to confirm: add --yes to {action.verb}, or --dry-run"
         )
     settings = read_settings(config, quiet=True)
+    action.check(settings)
     counts = run_async(partial(_count, settings, action))
     if not counts.total and action.nothing_matches is not None:
-        fail(action.nothing_matches)
+        fail("; ".join((action.nothing_matches, *action.remarks(counts))))
     if not as_json:
         _print_counts(action, counts)
     report: R | None = None
     if counts.total and not dry_run:
-        question = f"{action.verb.capitalize()} {counts.total:,} {action.things}?"
+        question = f"{action.verb.capitalize()} {action.some(counts.total)}?"
         if not yes and not click.confirm(question, err=True):
             fail("not confirmed; nothing was changed")
         report = run_async(partial(_act, settings, action, counts.total))
@@ -135,8 +144,11 @@ def _progress_bar(things: str, total: int) -> Iterator[Progress]:
 
 
 def _print_counts(action: Action[C, R], counts: C) -> None:
-    if not counts.total:
+    if counts.total:
+        out.print(action.table(counts))
+        matched = "matches" if counts.total == 1 else "match"
+        print_plain(f"{action.some(counts.total)} {matched}.")
+    else:
         out.print(f"No {action.things} match.")
-        return
-    out.print(action.table(counts))
-    print_plain(f"{counts.total:,} {action.things} match.")
+    for remark in action.remarks(counts):
+        print_plain(remark)

@@ -12,7 +12,7 @@ from couponflow.commands.acting import Action, act_on_matching, print_replayed
 from couponflow.commands.columns import aligned
 from couponflow.commands.moments import moment_given
 from couponflow.commands.operator import operator
-from couponflow.commands.plain_text import escaped, print_below, print_plain
+from couponflow.commands.plain_text import escaped, print_plain
 from couponflow.commands.support import (
     WRONG_USAGE,
     fail,
@@ -21,20 +21,34 @@ from couponflow.commands.support import (
     read_settings,
     run_async,
 )
-from couponflow.config import Settings
+from couponflow.config import SENDER_SECTIONS, Settings
 from couponflow.kernel.clock import Clock, SystemClock
+from couponflow.kernel.cursors import CursorInvalid, place_of
 from couponflow.kernel.database import Database
 from couponflow.kernel.identifiers import Uuid7Generator
 from couponflow.kernel.postgres import open_unchanged_postgres
 from couponflow.kernel.replays import Progress
 from couponflow.messages import CHANNELS
 from couponflow.webhooks.contract import Source
-from couponflow.webhooks.event_filter import ALL_VERIFIED, EventFilter, EventStatus
-from couponflow.webhooks.log_reading import EventCounts, EventSummary, count_events, list_events
-from couponflow.webhooks.redaction import Payload
+from couponflow.webhooks.event_filter import (
+    EventFilter,
+    EventStatus,
+    FilterInvalid,
+    source_unknown,
+)
+from couponflow.webhooks.log_reading import (
+    EventCounts,
+    EventSummary,
+    count_events,
+    events_named,
+    is_source_logged,
+    list_events,
+)
 from couponflow.webhooks.replay import EventReplayReport, replay_events
 from couponflow.webhooks.showing import ShownEvent, reveal_event, show_event
 from couponflow.webhooks.sources.registry import known_sources
+
+_NAMED_SHOWN = 50
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +58,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     everything: bool = False
     source: str | None = None
     type: str | None = None
+    event_id: str | None = None
     status: EventStatus | None = None
     since: str | None = None
     until: str | None = None
@@ -51,33 +66,47 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
     def event_filter(self, clock: Clock) -> EventFilter:
         """The same as a filter; raises click's `BadParameter` for what is none."""
-        if self.text == "":
-            raise click.BadParameter("every event holds an empty text", param_hint="--text")
-        return EventFilter(
+        asked = EventFilter(
             source=self.source,
             event_type=self.type,
+            event_id=self.event_id,
             status=self.status,
             since=moment_given("--since", self.since, clock),
             until=moment_given("--until", self.until, clock),
             text=self.text,
             ids=self.ids or None,
         )
+        try:
+            return asked.checked()
+        except FilterInvalid as error:
+            raise click.BadParameter(str(error), param_hint=_option(error)) from error
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """The newest events that match, and whether there are more."""
+    """The newest events that match, whether there are more, and where those begin."""
 
     items: list[EventSummary]
     more: bool
+    next_cursor: str | None
 
 
 def list_command(
-    config: Path | None, which: Mapping[str, object], limit: int, *, as_json: bool
+    config: Path | None,
+    which: Mapping[str, object],
+    limit: int,
+    cursor: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     """List what the options say; `which` is a `Selection` as click gives it."""
     event_filter = msgspec.convert(which, Selection).event_filter(SystemClock())
+    try:
+        place_of(cursor, things="events")
+    except CursorInvalid as error:
+        raise click.BadParameter(str(error), param_hint="--cursor") from error
     settings = read_settings(config, quiet=True)
-    listed = run_async(partial(_list, settings, event_filter, limit))
+    _require_source(event_filter.source, settings)
+    listed = run_async(partial(_list, settings, event_filter, limit, cursor))
     if as_json:
         print_json(listed)
         return
@@ -85,12 +114,30 @@ def list_command(
         _print_list(listed.items)
     else:
         out.print("No events match.")
-    if listed.more:
-        out.print("... and more; raise --limit, or go back with --until")
+    if listed.next_cursor is not None:
+        print_plain(f"... and more; raise --limit, or go on with --cursor {listed.next_cursor}")
+
+
+def _option(error: FilterInvalid) -> str:
+    return "ID" if error.part == "ids" else f"--{error.part.replace('_', '-')}"
+
+
+def _require_source(source: str | None, settings: Settings) -> None:
+    """End the command for a source that there is not and never was."""
+    known = (*SENDER_SECTIONS, *(f"generic/{name}" for name in settings.generic_webhooks))
+    if source is None or source in known or run_async(partial(_is_logged, settings, source)):
+        return
+    error = source_unknown(source, known)
+    fail(f"{_option(error)}: {error}", WRONG_USAGE)
+
+
+async def _is_logged(settings: Settings, source: str) -> bool:
+    async with open_unchanged_postgres(settings) as database, database.connection() as connection:
+        return await is_source_logged(connection, source)
 
 
 def _print_list(events: list[EventSummary]) -> None:
-    """A line for each, whole however narrow the terminal is, and what it is called on one below."""
+    """A line for each, and what it is called on one below, both whole: ids are for copying."""
     rows = [
         (
             event.id,
@@ -100,51 +147,68 @@ def _print_list(events: list[EventSummary]) -> None:
         )
         for event in events
     ]
-    headings, *lines = aligned(("id", "received", "status", "bytes"), rows, numbers=("bytes",))
+    headings, *lines = aligned(
+        ("id", "received (UTC)", "status", "bytes"), rows, numbers=("bytes",)
+    )
     print_plain(headings)
     for event, line in zip(events, lines, strict=True):
         print_plain(line)
         verdict = "" if event.verdict == "verified" else event.verdict
         called = (event.source, verdict, event.event_type, event.event_id)
-        print_below("  ".join(filter(None, called)))
+        print_plain("  " + "  ".join(filter(None, called)))
 
 
-async def _list(settings: Settings, event_filter: EventFilter, limit: int) -> Listed:
+async def _list(
+    settings: Settings, event_filter: EventFilter, limit: int, cursor: str | None
+) -> Listed:
     async with open_unchanged_postgres(settings) as database, database.connection() as connection:
-        page = await list_events(connection, event_filter, limit)
-    return Listed(page.items, page.next_cursor is not None)
+        page = await list_events(connection, event_filter, limit, cursor)
+    return Listed(page.items, page.next_cursor is not None, page.next_cursor)
 
 
-def show_command(config: Path | None, webhook_id: str, *, reveal: bool, as_json: bool) -> None:
+def show_command(config: Path | None, name: str, *, reveal: bool, as_json: bool) -> None:
+    """Show the event of that id, else the one that its sender calls so."""
     settings = read_settings(config, quiet=True)
     try:
         sources = known_sources(settings)
     except ValueError as error:
         fail(str(error), WRONG_USAGE)
-    event = run_async(partial(_show, settings, sources, webhook_id, reveal=reveal))
-    if event is None:
-        fail(f"no event has the id {webhook_id}")
-    if as_json:
-        print_json(event)
+    found = run_async(partial(_show, settings, sources, name, reveal=reveal))
+    if isinstance(found, ShownEvent):
+        if as_json:
+            print_json(found)
+        else:
+            _print_event(found)
+    elif found:
+        if as_json:
+            print_json(found)
+        else:
+            _print_list(found)
+        fail(f"senders call several events {name}; show one of them by its own id")
     else:
-        _print_event(event)
+        fail(f"no event has the id {name}, nor did a sender call any so")
 
 
 async def _show(
-    settings: Settings, sources: Mapping[str, Source], webhook_id: str, *, reveal: bool
-) -> ShownEvent | None:
+    settings: Settings, sources: Mapping[str, Source], name: str, *, reveal: bool
+) -> ShownEvent | list[EventSummary]:
+    """The event; else the several that were named, or none."""
     async with open_unchanged_postgres(settings) as database:
-        if reveal:
-            return await reveal_event(
-                database,
-                sources,
-                webhook_id,
-                actor=operator(),
-                clock=SystemClock(),
-                ids=Uuid7Generator(),
-            )
         async with database.connection() as connection:
-            return await show_event(connection, sources, webhook_id)
+            named = await events_named(connection, name, _NAMED_SHOWN)
+            if len(named) != 1:
+                return named
+            if not reveal:
+                return await show_event(connection, sources, named[0].id) or []
+        revealed = await reveal_event(
+            database,
+            sources,
+            named[0].id,
+            actor=operator(),
+            clock=SystemClock(),
+            ids=Uuid7Generator(),
+        )
+        return revealed or []
 
 
 def _print_event(event: ShownEvent) -> None:
@@ -154,7 +218,8 @@ def _print_event(event: ShownEvent) -> None:
         "source": event.source,
         "type": event.event_type or "none",
         "its id": event.event_id or "none",
-        "received": f"{event.received_at:%Y-%m-%d %H:%M:%S.%f} from {event.address or 'nobody'}",
+        "received": f"{event.received_at:%Y-%m-%d %H:%M:%S.%f} UTC"
+        f" from {event.address or 'nobody'}",
         "verdict": event.verdict + refusal,
         "status": event.status,
         "method": event.method,
@@ -164,21 +229,39 @@ def _print_event(event: ShownEvent) -> None:
         print_plain(f"{name + ':':<10}{value}")
     for name, value in event.headers.items():
         print_plain(f"header    {name}: {value}")
+    _print_story(event)
+    print_plain(f"{event.body_bytes:,} bytes, sha256 {event.body_sha256}")
+    _print_body(event)
+
+
+def _print_story(event: ShownEvent) -> None:
+    """What became of it; the reason of a message's death is at its letter."""
     for letter in event.letters:
         print_plain(f"letter    {letter.id} of {letter.channel}: {letter.reason}")
+    for gone in event.given_up:
+        moment = f"{gone.discarded_at:%Y-%m-%d %H:%M:%S}"
+        print_plain(
+            f"given up  letter {gone.id} of {gone.channel}, by {gone.actor} at {moment} UTC:"
+            f" {gone.reason}"
+        )
     for message in event.following:
-        reason = f": {message.reason}" if message.reason else ""
-        print_plain(f"message   {message.id} {message.message_type}: {message.state}{reason}")
+        state = message.state.replace("-", " ")
+        print_plain(f"message   {message.id} {message.message_type}: {state}")
     if event.unreadable:
-        print_plain(f"its source cannot read it: {event.unreadable}")
-    print_plain(f"{event.body_bytes:,} bytes, sha256 {event.body_sha256}")
-    _print_body(event.body)
+        print_plain(f"no message follows from it: its source cannot read it: {event.unreadable}")
+    elif event.nothing_follows:
+        print_plain(f"no message follows from it: {event.nothing_follows}")
 
 
-def _print_body(body: Payload) -> None:
-    if body.form == "hidden":
+def _print_body(event: ShownEvent) -> None:
+    body = event.body
+    if event.body_bytes_kept < event.body_bytes:
+        shows = "; --reveal shows them" if body.form == "hidden" else ""
+        kept = f"{event.body_bytes_kept:,} of {event.body_bytes:,}"
+        print_plain(f"(refused, so only the first {kept} bytes are kept{shows})")
+    elif body.form == "hidden":
         print_plain("(neither JSON nor a form, so not shown; --reveal shows it)")
-    elif body.form == "json":
+    if body.form == "json":
         print_plain(msgspec.json.format(body.text, indent=2))
     elif body.text:
         print_plain(body.text)
@@ -198,16 +281,17 @@ def replay_command(
     event_filter = selection.event_filter(clock)
     if event_filter.is_empty != selection.everything:
         raise click.UsageError("give ids or filters; or --all alone for every verified event")
-    if selection.everything:
-        event_filter = ALL_VERIFIED
+    event_filter = event_filter.for_replay()
     action = Action(
         verb="replay",
         things="events",
         count=partial(count_events, event_filter=event_filter),
         table=_table,
         act=partial(_replay, event_filter, clock),
-        print_report=print_replayed,
-        nothing_matches="no event matches" if selection.ids else None,
+        print_report=_print_report,
+        nothing_matches="no event matches" if event_filter.names_events else None,
+        check=partial(_require_source, event_filter.source),
+        remarks=_remarks,
     )
     act_on_matching(config, action, yes=yes, dry_run=dry_run, as_json=as_json)
 
@@ -225,6 +309,16 @@ async def _replay(
         expected=expected,
         progress=progress,
     )
+
+
+def _print_report(report: EventReplayReport) -> None:
+    print_replayed(report)
+    if report.taken_up:
+        print_plain(f"  {len(report.taken_up):,} of them had been given up by an operator")
+
+
+def _remarks(counts: EventCounts) -> list[str]:
+    return [f"no event has the id {each}" for each in counts.not_found]
 
 
 def _table(counts: EventCounts) -> Table:

@@ -4,11 +4,14 @@ A replay is idempotent: what follows from an event has the same ids as before, s
 effect has it no second time, for as long as `[outbox] done_days` remembers that it is done. While
 one replay of an event is on its way, no other begins.
 
-A processed event is published anew. Of a dead one its dead letters are replayed, so that their
-history and their place in `audit_logs` are what they always are.
+A processed event is published anew, and so is one that an operator gave up, if it is named. Of a
+dead one its dead letters are replayed, so that their history and their place in `audit_logs` are
+what they always are.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Literal, assert_never
 
 import msgspec
@@ -16,6 +19,7 @@ import msgspec
 from couponflow.kernel import dead_letter_replay
 from couponflow.kernel.audit_log import record
 from couponflow.kernel.clock import Clock
+from couponflow.kernel.cursors import cursor_after, place_of
 from couponflow.kernel.database import Connection, Database
 from couponflow.kernel.dead_letters import LetterFilter
 from couponflow.kernel.identifiers import Uuid7Generator
@@ -23,12 +27,13 @@ from couponflow.kernel.outbox import Outgoing, publish_many
 from couponflow.kernel.replays import Outcome, Progress, Replayed, Tally, walk
 from couponflow.messages import MessageTypes, WebhookAccepted
 from couponflow.webhooks.event_filter import EventFilter, EventStatus, compose, filter_parameters
-from couponflow.webhooks.log_reading import EventLetter, letters_of
+from couponflow.webhooks.log_reading import EventLetter, ask, ids_not_found, letters_of
 
 REPLAY_BATCH = 500
 """Events published in one transaction, and letters replayed in one."""
 
 _ON_ITS_WAY = "it is on its way already"
+_GIVEN_UP = "an operator gave it up; a replay that names its id takes it up again"
 
 
 class LeftEvent(msgspec.Struct, frozen=True):
@@ -37,12 +42,20 @@ class LeftEvent(msgspec.Struct, frozen=True):
     id: str
     source: str
     outcome: Outcome
-    """Refused: its sender was not believed, or it would only die again. Skipped: it is on its way,
-    or done."""
+    """Refused: its sender was not believed, an operator gave it up, or it would only die again.
+    Skipped: it is on its way, or done."""
     reason: str
 
 
-EventReplayReport = Replayed[LeftEvent]
+class EventReplayReport(Replayed[LeftEvent], frozen=True, kw_only=True):
+    """What became of the events that a replay looked at."""
+
+    taken_up: list[str]
+    """Those of the replayed that an operator had given up."""
+    not_found: list[str]
+    """Ids that were asked for and no event has."""
+    next_cursor: str | None
+    """Where another replay goes on, if this one left any because of its limit."""
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -51,6 +64,10 @@ class _Event(msgspec.Struct, frozen=True):
     verdict: str
     received_at: float
     status: EventStatus
+
+    @property
+    def cursor(self) -> str:
+        return cursor_after(datetime.fromtimestamp(self.received_at, UTC), self.id)
 
     def left(self, outcome: Outcome, reason: str) -> LeftEvent:
         return LeftEvent(self.id, self.source, outcome, reason)
@@ -64,6 +81,8 @@ class _Batch(msgspec.Struct):
     letters: list[EventLetter] = []
     published: dict[str, str] = {}
     """The ids of events and of the messages that tell of them again."""
+    taken_up: list[str] = []
+    """Of those the ones that an operator had given up."""
     left: list[LeftEvent] = []
 
 
@@ -77,14 +96,19 @@ async def replay_events(
     ids: Uuid7Generator,
     limit: int | None = None,
     expected: int | None = None,
+    cursor: str | None = None,
     progress: Progress | None = None,
 ) -> EventReplayReport:
     """Replay the events that match, oldest first, in transactions of some.
 
     `expected` is the number that somebody agreed to: no more events than that, nor than `limit`,
-    are looked at. Raises what the database raises; what was committed by then stays replayed.
+    are looked at. `cursor` is the `next_cursor` of a replay before, to go on after it. Raises
+    `CursorInvalid`, and what the database raises; what was committed by then stays replayed.
     """
-    replaying = _Replaying(database, event_filter, actor, channels_known, clock, ids)
+    after_id = place_of(cursor, things="replayed events")[1]
+    async with database.connection() as connection:
+        not_found = await ids_not_found(connection, event_filter)
+    replaying = _Replaying(database, event_filter, actor, channels_known, clock, ids, after_id)
     more = await walk(
         replaying.batch,
         replaying.any_after,
@@ -93,7 +117,13 @@ async def replay_events(
         expected=expected,
         progress=progress,
     )
-    return replaying.tally.report(more=more)
+    last = replaying.last
+    return EventReplayReport(
+        **msgspec.structs.asdict(replaying.tally.report(more=more)),
+        taken_up=replaying.taken_up,
+        not_found=not_found,
+        next_cursor=(last.cursor if last else cursor) if more else None,
+    )
 
 
 class _Replaying:
@@ -107,6 +137,7 @@ class _Replaying:
         channels_known: Mapping[str, MessageTypes],
         clock: Clock,
         ids: Uuid7Generator,
+        after_id: uuid.UUID | None,
     ) -> None:
         self._database = database
         self._filter = event_filter
@@ -114,38 +145,61 @@ class _Replaying:
         self._channels_known = channels_known
         self._clock = clock
         self._ids = ids
+        self._after_id = after_id
         self.tally: Tally[LeftEvent] = Tally()
+        self.taken_up: list[str] = []
+        self.last: _Event | None = None
 
     async def batch(self, last: _Event | None, wanted: int) -> list[_Event]:
         """Deal with the next events; they are returned, whatever became of them."""
         async with self._database.transaction() as connection:
             batch = _Batch(await self._next(connection, last, wanted))
-            processed = _sort(batch)
+            unharmed = self._sort(batch)
             batch.letters = await letters_of(connection, [event.id for event in batch.dead])
-            await _publish(connection, batch, processed)
+            await _publish(connection, batch, unharmed)
             if batch.published or batch.letters:
                 await self._record(connection, batch)
         replayed = len(batch.published) + await self._replay_letters(batch)
         self.tally.add(replayed, batch.left)
+        self.taken_up += batch.taken_up
+        self.last = batch.events[-1] if batch.events else last
         return batch.events
 
     async def any_after(self, last: _Event | None) -> bool:
         query = compose("events_are_left", self._filter)
         async with self._database.connection() as connection:
-            cursor = await connection.execute(query, self._after(last), prepare=False)
-            return await cursor.fetchone() == (True,)
+            return await ask(connection, query, self._after(last)) == [(True,)]
 
     async def _next(self, connection: Connection, last: _Event | None, wanted: int) -> list[_Event]:
-        cursor = await connection.execute(
-            compose("events_to_replay", self._filter),
-            {**self._after(last), "limit": wanted},
-            prepare=False,
-        )
-        return [_Event(*row) for row in await cursor.fetchall()]
+        query = compose("events_to_replay", self._filter)
+        rows = await ask(connection, query, {**self._after(last), "limit": wanted})
+        return [_Event(*row) for row in rows]
 
     def _after(self, last: _Event | None) -> dict[str, object]:
-        after_id = None if last is None else last.id
+        after_id = self._after_id if last is None else last.id
         return {**filter_parameters(self._filter), "after_id": after_id}
+
+    def _sort(self, batch: _Batch) -> list[_Event]:
+        """Those that are to be published anew; the others go where they belong in the batch."""
+        unharmed: list[_Event] = []
+        for event in batch.events:
+            match event.status:
+                case "processed":
+                    unharmed.append(event)
+                case "given-up" if self._filter.names_events:
+                    unharmed.append(event)
+                case "given-up":
+                    batch.left.append(event.left("refused", _GIVEN_UP))
+                case "dead":
+                    batch.dead.append(event)
+                case "waiting":
+                    batch.left.append(event.left("skipped", _ON_ITS_WAY))
+                case "refused":
+                    reason = f"it cannot be replayed: its sender was not believed ({event.verdict})"
+                    batch.left.append(event.left("refused", reason))
+                case _:
+                    assert_never(event.status)
+        return unharmed
 
     async def _record(self, connection: Connection, batch: _Batch) -> None:
         await record(
@@ -154,7 +208,7 @@ class _Replaying:
             action="webhooks.replay",
             subject=self._filter.describe(),
             details={
-                "filter": self._filter,
+                "filter": self._filter.on_record(),
                 "webhook_ids": list(batch.published),
                 "message_ids": list(batch.published.values()),
                 # What became of these is in the entries of their own replay.
@@ -207,26 +261,7 @@ class _LetterOutcome(msgspec.Struct, frozen=True):
 _GONE = _LetterOutcome("skipped", "somebody else deals with its dead letters")
 
 
-def _sort(batch: _Batch) -> list[_Event]:
-    """Those that are to be published anew; the others go where they belong in the batch."""
-    processed: list[_Event] = []
-    for event in batch.events:
-        match event.status:
-            case "processed":
-                processed.append(event)
-            case "dead":
-                batch.dead.append(event)
-            case "waiting":
-                batch.left.append(event.left("skipped", _ON_ITS_WAY))
-            case "refused":
-                reason = f"its sender was not believed: {event.verdict}"
-                batch.left.append(event.left("refused", reason))
-            case _:
-                assert_never(event.status)
-    return processed
-
-
-async def _publish(connection: Connection, batch: _Batch, processed: Sequence[_Event]) -> None:
+async def _publish(connection: Connection, batch: _Batch, unharmed: Sequence[_Event]) -> None:
     outgoing = [
         Outgoing(
             message=WebhookAccepted(
@@ -235,11 +270,13 @@ async def _publish(connection: Connection, batch: _Batch, processed: Sequence[_E
             dedup_key=f"replay:{event.id}",
             correlation_id=event.id,
         )
-        for event in processed
+        for event in unharmed
     ]
     written = await publish_many(connection, outgoing)
-    for event, message_id in zip(processed, written, strict=True):
+    for event, message_id in zip(unharmed, written, strict=True):
         if message_id is None:
             batch.left.append(event.left("skipped", _ON_ITS_WAY))
         else:
             batch.published[event.id] = message_id
+            if event.status == "given-up":
+                batch.taken_up.append(event.id)

@@ -17,7 +17,9 @@ from couponflow.webhooks.following import following
 from couponflow.webhooks.log_reading import (
     EventLetter,
     EventSummary,
+    GivenUpLetter,
     LoggedEvent,
+    given_up_letters,
     letters_of,
     read_logged_event,
 )
@@ -29,8 +31,9 @@ from couponflow.webhooks.redaction import (
     redact_text,
 )
 
-MessageState = Literal["waiting", "done", "discarded", "dead", "unknown"]
-"""Unknown: it was never published, or it was done longer ago than `[outbox] done_days`."""
+MessageState = Literal["waiting", "done", "discarded", "dead", "given-up", "unknown"]
+"""Discarded by its handler, given up by an operator who discarded its letter. Unknown: it was never
+published, or it was done longer ago than `[outbox] done_days`."""
 
 _queries = load_queries("webhooks")
 
@@ -43,7 +46,7 @@ class FollowingMessage(msgspec.Struct, frozen=True, kw_only=True):
     message_type: str
     state: MessageState
     reason: str = ""
-    """Why it is dead."""
+    """Why it is, or was, dead."""
 
 
 class ShownLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +68,17 @@ class ShownEvent(EventSummary, frozen=True, kw_only=True):
     query: str
     headers: dict[str, str]
     body: Payload
+    body_bytes_kept: int
+    """Of what was refused only the beginning is kept."""
     body_sha256: str
     address: str
     revealed: bool
     """Whether it is shown as it came, with secrets and personal data."""
     letters: list[ShownLetter]
+    given_up: list[GivenUpLetter]
     following: list[FollowingMessage]
-    """None while its source is off, or cannot read it."""
+    nothing_follows: str = ""
+    """Why no message follows from it, where none does."""
     unreadable: str = ""
     """Why its source cannot read it."""
 
@@ -114,7 +121,8 @@ async def reveal_event(
 async def _shown(
     connection: Connection, sources: Mapping[str, Source], event: LoggedEvent, *, reveal: bool
 ) -> ShownEvent:
-    outgoing, unreadable = _following(sources, event)
+    follow = _following(sources, event)
+    given_up = await given_up_letters(connection, event.id)
     letters = await letters_of(connection, [event.id])
     summary = {name: getattr(event, name) for name in EventSummary.__struct_fields__}
     return ShownEvent(
@@ -124,20 +132,32 @@ async def _shown(
         query=event.query if reveal else redact_query(event.query),
         headers=dict(event.headers) if reveal else redact_headers(event.headers),
         body=_as_it_came(event.body) if reveal else redact_body(event.body),
+        body_bytes_kept=len(event.body),
         body_sha256=event.body_sha256,
         address=event.address,
         revealed=reveal,
         letters=[_letter(each, reveal=reveal) for each in letters],
-        following=await _states(connection, outgoing, reveal=reveal),
-        unreadable=_reason(unreadable, reveal=reveal),
+        given_up=[_given_up(each, reveal=reveal) for each in given_up],
+        following=await _states(connection, follow.messages, given_up, reveal=reveal),
+        nothing_follows=follow.nothing_since,
+        unreadable=_reason(follow.unreadable, reveal=reveal),
     )
 
 
-def _following(sources: Mapping[str, Source], event: LoggedEvent) -> tuple[list[Outgoing], str]:
-    """The messages that follow, else why they cannot be told."""
+class _Follow(msgspec.Struct, frozen=True):
+    """The messages that follow, else why there are none."""
+
+    messages: list[Outgoing] = []
+    nothing_since: str = ""
+    unreadable: str = ""
+
+
+def _following(sources: Mapping[str, Source], event: LoggedEvent) -> _Follow:
+    if event.verdict != "verified":
+        return _Follow(nothing_since="its sender was not believed")
     source = sources.get(event.source)
-    if source is None or event.verdict != "verified":
-        return [], ""
+    if source is None:
+        return _Follow(nothing_since=f"no source {event.source} is configured here")
     stored = StoredEvent(
         webhook_id=event.id,
         event_type=event.event_type,
@@ -149,13 +169,21 @@ def _following(sources: Mapping[str, Source], event: LoggedEvent) -> tuple[list[
         received_at=event.received_at.timestamp(),
     )
     try:
-        return following(source, stored), ""
+        messages = following(source, stored)
     except EventUnreadable as error:
-        return [], str(error)
+        return _Follow(nothing_since="its source cannot read it", unreadable=str(error))
+    if not messages:
+        called = f"{event.source} {event.event_type}".strip()
+        return _Follow(nothing_since=f"couponflow does not act on what it tells ({called})")
+    return _Follow(messages)
 
 
 async def _states(
-    connection: Connection, outgoing: list[Outgoing], *, reveal: bool
+    connection: Connection,
+    outgoing: list[Outgoing],
+    given_up: list[GivenUpLetter],
+    *,
+    reveal: bool,
 ) -> list[FollowingMessage]:
     ids = [each.message_id for each in outgoing]
     channels = [each.message.channel for each in outgoing]
@@ -165,9 +193,13 @@ async def _states(
     found: dict[str, tuple[MessageState, str]] = {
         message_id: (state, reason) async for message_id, state, reason in cursor
     }
+    discarded = {(each.channel, each.message_id): each.reason for each in given_up}
     shown: list[FollowingMessage] = []
     for each in outgoing:
-        state, reason = found.get(each.message_id or "", ("unknown", ""))
+        key = (each.message.channel, each.message_id or "")
+        state, reason = found.get(key[1], ("unknown", ""))
+        if state == "unknown" and key in discarded:
+            state, reason = "given-up", discarded[key]
         shown.append(
             FollowingMessage(
                 id=each.message_id or "",
@@ -188,6 +220,10 @@ def _letter(letter: EventLetter, *, reveal: bool) -> ShownLetter:
         reason=_reason(letter.reason, reveal=reveal),
         dead_at=letter.dead_at,
     )
+
+
+def _given_up(letter: GivenUpLetter, *, reveal: bool) -> GivenUpLetter:
+    return msgspec.structs.replace(letter, reason=_reason(letter.reason, reveal=reveal))
 
 
 def _reason(text: str, *, reveal: bool) -> str:

@@ -1,6 +1,6 @@
 """Notices that a source has fallen silent: a handler that is never called raises no error."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import anyio
 import psycopg
@@ -13,6 +13,7 @@ from couponflow.webhooks.metrics import WebhookMetrics
 from couponflow.webhooks.store import latest_events
 
 LOOK_SECONDS = 10.0
+_OFF = "it is off here: it has no secret"
 _log = structlog.get_logger("couponflow.webhooks")
 
 
@@ -27,8 +28,13 @@ class SilenceWatch:
         health: HealthBoard,
         metrics: WebhookMetrics,
         clock: Clock,
+        off: Collection[str] = (),
     ) -> None:
-        """`expected` is the longest silence by source, in seconds, where any is expected."""
+        """`expected` is the longest silence by source, in seconds, where any is expected.
+
+        `off` are the sources without a secret: here nobody is believed who calls them.
+        """
+        self._off = frozenset(off)
         self._expected = {name: seconds for name, seconds in expected.items() if seconds}
         self._database = database
         self._health = health
@@ -62,16 +68,18 @@ class SilenceWatch:
             silence[name] = (since, too_long)
             told = f"last event {last:%Y-%m-%d %H:%M:%S} UTC" if last else "no event ever"
             detail = f"{told}, {since:.0f} s ago" if last else f"{told}, in {since:.0f} s"
-            self._health.report(
-                f"webhook:{name}", not too_long, f"{detail}; expected every {expected:g} s"
-            )
+            detail += f"; expected every {expected:g} s"
+            if name in self._off:
+                detail += f"; {_OFF}"
+            self._health.report(f"webhook:{name}", not too_long, detail)
             self._tell(name, since, too_long)
         self._metrics.silence = silence
 
     def _tell(self, name: str, since: float, too_long: bool) -> None:
         if too_long and name not in self._silent:
             self._silent.add(name)
-            _log.error("webhook source is silent", source=name, seconds=round(since))
+            why = {"reason": _OFF} if name in self._off else {}
+            _log.error("webhook source is silent", source=name, seconds=round(since), **why)
         elif not too_long and name in self._silent:
             self._silent.discard(name)
             _log.warning("webhook source is heard again", source=name)

@@ -1,7 +1,8 @@
 -- name: store
 -- Write events down with the messages that pass them on, unless they were taken before; the ids of
 -- those that are new. One statement, so one transaction. The relays are told by another: a
--- transaction that notifies holds a lock of the whole server while it commits.
+-- transaction that notifies holds a lock of the whole server while it commits. A message is due by
+-- PostgreSQL's clock, so one taken while the daemon's was ahead must not wait for the difference.
 with given as (
     select id, to_timestamp(received_at) as received_at, source, event_type, event_id, method, query,
            headers, body, substring(%(hashes)b::bytea from 32 * place::integer - 31 for 32) as hash,
@@ -27,10 +28,16 @@ with given as (
     from given join fresh on webhook_id = id
 ), queued as (
     insert into outbox (id, channel, message, correlation_id, published_at, available_at)
-    select id, 'webhooks', message, id::text, received_at, received_at
+    select id, 'webhooks', message, id::text, received_at, least(received_at, now())
     from given join fresh on webhook_id = id
 )
-select webhook_id::text from fresh;
+select webhook_id::text, (
+    -- What is answered is forgotten by its sender: where the server or the role is set to commit
+    -- without waiting for the disk, this transaction waits.
+    select set_config('synchronous_commit', 'on', true)
+    where current_setting('synchronous_commit') = 'off'
+)
+from fresh;
 
 -- name: wake_relays
 -- Heard at once: it is a transaction of its own.
@@ -57,26 +64,51 @@ cross join lateral (
 ) as w;
 
 -- name: latest_events
--- When each source was last believed: the newest row of each, by the index.
+-- When each source was last believed, by the index; `webhook_logs` has what was refused besides,
+-- perhaps a lot of it. What a clock that was ahead has dated into the future says nothing yet.
 select source, (
-    select received_at from webhook_logs l
-    where l.source = g.source and verdict = 'verified'
-    order by received_at desc limit 1
+    select max(received_at) from webhook_events e
+    where e.source = g.source and received_at <= now()
 )
 from unnest(%(sources)s::text[]) as g (source);
 
 -- name: oldest_waiting
--- When the oldest event came whose message waits.
-select min(published_at) from outbox where channel = 'webhooks';
+-- When the oldest event came whose message waits. That of a replay, which has an id of its own, is
+-- younger than its event.
+select min(least(
+    published_at,
+    case when id::text <> correlation_id and json_typeof(message -> 'received_at') = 'number'
+         then to_timestamp((message -> 'received_at')::text::float8) end
+))
+from outbox where channel = 'webhooks';
 
 -- name: prune_events
--- Forget the ids of old events, a bounded number at a time.
+-- Forget the ids of old events, a bounded number at a time, source by source along the index. The
+-- newest of each stays: it says when the source was last believed.
+with recursive sources as (
+    (select source from webhook_events order by source limit 1)
+    union all
+    select (
+        select e.source from webhook_events e where e.source > s.source order by e.source limit 1
+    )
+    from sources s where s.source is not null
+)
 delete from webhook_events
-where (source, event_id) in (
-    select source, event_id from webhook_events
-    where received_at < now() - %(days)s * interval '1 day'
+where ctid = any(array(
+    select old.ctid
+    from sources s cross join lateral (
+        select e.ctid from webhook_events e
+        where e.source = s.source
+          and e.received_at < now() - %(days)s * interval '1 day'
+          and e.received_at < (
+              select max(received_at) from webhook_events n
+              where n.source = s.source and received_at <= now()
+          )
+        order by e.received_at
+        limit %(limit)s
+    ) as old
     limit %(limit)s
-);
+));
 
 -- name: insert_metric
 -- Keep what another service measured, once.
@@ -113,55 +145,120 @@ having count(*) > 1
 limit 20;
 
 -- name: event_status
--- How far an event is, in the words of operators: nothing stores it.
+-- How far an event is, in the words of operators: nothing stores it. One that is told again waits
+-- whatever else is known of it; one of whose messages is dead needs somebody though others wait.
 case when w.verdict <> 'verified' then 'refused'
-     when {is_waiting} then 'waiting'
+     when {is_told} then 'waiting'
      when {is_dead} then 'dead'
+     when {is_followed} then 'waiting'
+     when {is_given_up} then 'given-up'
      else 'processed' end
 
--- name: event_waits
--- Its message is on its way, or that of a replay.
-(exists (select from outbox o where o.id = w.id)
+-- name: event_is_told
+-- Its own message is on its way, or that of a replay. {probe} stands in these: of a few events each is
+-- looked up by the indexes, of very many everything that waits or is dead is read once.
+(exists (select from outbox o where o.id = w.id {probe})
  or exists (
-     select from outbox o where o.channel = 'webhooks' and o.dedup_key = 'replay:' || w.id::text
+     select from outbox o
+     where o.channel = 'webhooks' and o.dedup_key = 'replay:' || w.id::text {probe}
  ))
+
+-- name: event_is_followed
+-- A message that followed from it, however far down its story, is on its way.
+exists (
+    select from outbox o
+    where o.correlation_id = w.id::text and o.correlation_id <> o.id::text {probe}
+)
 
 -- name: event_is_dead
 -- A message of its story is dead.
-exists (select from dead_letters d where d.correlation_id = w.id::text)
+exists (select from dead_letters d where d.correlation_id = w.id::text {probe})
 
--- name: only_waiting
--- The condition of a status, put in place of {of_status}; few are waiting or dead among many events,
--- so these begin at the few.
+-- name: event_is_given_up
+-- An operator discarded a letter of its story, and nobody had it published anew since.
+exists (
+    select from audit_logs a
+    where a.action = 'dead_letters.discard'
+      and a.details #>> '{letter,correlation_id}' = w.id::text
+      and not exists (
+          select from audit_logs r
+          where r.action = 'webhooks.replay' and r.details -> 'webhook_ids' ? w.id::text
+            and r.recorded_at >= a.recorded_at
+      )
+)
+
+-- name: one_of_many_is_given_up
+-- The same, for very many.
+w.id::text in (
+    select a.details #>> '{letter,correlation_id}'
+    from audit_logs a
+    where a.action = 'dead_letters.discard'
+      and not exists (
+          select from audit_logs r
+          where r.action = 'webhooks.replay'
+            and r.details -> 'webhook_ids' ? (a.details #>> '{letter,correlation_id}')
+            and r.recorded_at >= a.recorded_at
+      )
+)
+
+-- name: among_waiting
+-- Where to look for a status, put in place of {among}: few are waiting or dead among many events, so
+-- these begin at the few. Among them are others; {has_status} leaves those out.
 w.verdict = 'verified' and w.id = any(array(
     select id from outbox where channel = 'webhooks'
     union all
     select substring(
-        dedup_key from '^replay:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$'
+        correlation_id from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
     )::uuid
-    from outbox where channel = 'webhooks' and dedup_key is not null
+    from outbox where correlation_id <> id::text
 ))
 
--- name: only_dead
--- The same for a dead event, unless a replay of it is on its way.
-w.verdict = 'verified' and not {is_waiting} and w.id = any(array(
+-- name: among_dead
+-- The same for dead events.
+w.verdict = 'verified' and w.id = any(array(
     select substring(
         correlation_id from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
     )::uuid
     from dead_letters
 ))
 
--- name: only_processed
--- The same for what is verified and neither waits nor is dead.
-w.verdict = 'verified' and not {is_waiting} and not {is_dead}
+-- name: among_given_up
+-- The same for those that an operator gave up.
+w.verdict = 'verified' and w.id = any(array(
+    select substring(
+        details #>> '{letter,correlation_id}'
+        from '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+    )::uuid
+    from audit_logs where action = 'dead_letters.discard'
+))
 
--- name: only_refused
--- The same for what was not believed.
-w.verdict <> 'verified'
-
--- name: only_verified
+-- name: among_verified
 -- The same for all that was believed.
 w.verdict = 'verified'
+
+-- name: among_refused
+-- The same for what was not.
+w.verdict <> 'verified'
+
+-- name: called
+-- The condition of the id that the sender gave, put in place of {called}. One that is remembered is
+-- found at once, whoever sent it; for any other all that is kept is read. Of one that was taken again
+-- after it had been forgotten the later is found: what follows from both has the same ids.
+w.event_id = %(event_id)s and w.id = any(array(
+    with recursive senders as (
+        select min(source) as source from webhook_events
+        union all
+        select (select min(e.source) from webhook_events e where e.source > s.source)
+        from senders s where s.source is not null
+    ), remembered as materialized (
+        select e.webhook_id
+        from senders s join webhook_events e on e.source = s.source and e.event_id = %(event_id)s
+    )
+    select webhook_id from remembered
+    union all
+    select l.id from webhook_logs l
+    where l.event_id = %(event_id)s and not exists (select from remembered)
+))
 
 -- name: matching
 -- The condition of a filter, put in place of {matching} below; what is null is not asked for.
@@ -172,18 +269,27 @@ and (%(until)s::timestamptz is null or w.received_at < %(until)s)
 and (%(text)s::bytea is null
      or position(%(text)s in w.body) > 0 or position(%(text)s in convert_to(w.query, 'UTF8')) > 0)
 and (%(ids)s::uuid[] is null or w.id = any(%(ids)s))
-and {of_status}
+and {called}
+and {among}
+
+-- name: has_status
+-- The rest of it, put in place of {has_status}: last, since it costs most.
+(%(statuses)s::text[] is null or {status} = any(%(statuses)s))
 
 -- name: event_summary
 -- What a list shows, put in place of {summary} below.
 w.id::text, w.received_at, w.source, w.event_type, w.event_id, w.verdict, {status}, w.body_bytes
+
+-- name: compile_nothing
+-- Of a page PostgreSQL expects the cost of far more, and would take seconds to compile it.
+set local jit = off;
 
 -- name: list_events
 -- Newest first, from the place where the page before ended. Ids follow the time, and of the two only
 -- they have an index of their own.
 select {summary}
 from webhook_logs w
-where {matching}
+where {matching} and {has_status}
   and (%(before_id)s::uuid is null or w.id < %(before_id)s)
 order by w.id desc
 limit %(limit)s;
@@ -192,20 +298,23 @@ limit %(limit)s;
 -- The same for one source, along its index.
 select {summary}
 from webhook_logs w
-where {matching}
+where {matching} and {has_status}
   and (%(before_at)s::timestamptz is null
        or (w.received_at, w.id) < (%(before_at)s, %(before_id)s::uuid))
 order by w.received_at desc, w.id desc
 limit %(limit)s;
 
 -- name: count_events
--- The largest groups of events that match, each with how many match in all.
+-- The largest groups of events that match, each with how many match in all. The offset keeps the
+-- status from being found out for every day and condition anew.
 select source, event_type, status, count(*), (sum(count(*)) over ())::bigint
 from (
-    select w.source, w.event_type, {status} as status
+    select w.source, w.event_type, {status_of_many} as status
     from webhook_logs w
-    where {matching}
+    where {matching} and (%(after_id)s::uuid is null or w.id > %(after_id)s)
+    offset 0
 ) as matched
+where %(statuses)s::text[] is null or status = any(%(statuses)s)
 group by source, event_type, status
 order by count(*) desc, source, event_type, status
 limit %(groups)s;
@@ -224,6 +333,19 @@ from dead_letters
 where correlation_id = any(%(ids)s::text[])
 order by dead_at, id;
 
+-- name: given_up_letters
+-- The letters of an event's story that operators discarded and that stayed so, oldest first.
+select details #>> '{letter,id}', details #>> '{letter,channel}', details #>> '{letter,message_id}',
+       details #>> '{letter,reason}', actor, recorded_at
+from audit_logs a
+where action = 'dead_letters.discard' and details #>> '{letter,correlation_id}' = %(id)s
+  and not exists (
+      select from audit_logs r
+      where r.action = 'webhooks.replay' and r.details -> 'webhook_ids' ? %(id)s
+        and r.recorded_at >= a.recorded_at
+  )
+order by recorded_at, id;
+
 -- name: message_states
 -- Where messages are; of one that is nowhere there is no row.
 with asked as (
@@ -240,7 +362,7 @@ from asked a join dead_letters d on d.channel = a.channel and d.message_id = a.i
 -- The next events that match, oldest first.
 select w.id::text, w.source, w.verdict, extract(epoch from w.received_at)::float8, {status}
 from webhook_logs w
-where {matching}
+where {matching} and {has_status}
   and (%(after_id)s::uuid is null or w.id > %(after_id)s)
 order by w.id
 limit %(limit)s;
@@ -249,5 +371,15 @@ limit %(limit)s;
 -- Whether any events come after those that were dealt with.
 select exists (
     select from webhook_logs w
-    where {matching} and (%(after_id)s::uuid is null or w.id > %(after_id)s)
+    where {matching} and {has_status} and (%(after_id)s::uuid is null or w.id > %(after_id)s)
 );
+
+-- name: missing_events
+-- Which ids no event has.
+select id
+from unnest(%(ids)s::uuid[]) as asked (id)
+where not exists (select from webhook_logs w where w.id = asked.id);
+
+-- name: is_source_logged
+-- Whether anything was ever received as of this source.
+select exists (select from webhook_logs where source = %(source)s);

@@ -17,6 +17,7 @@ NAMES = [
     "0011_checkout",
     "0012_cashback",
     "0013_delivery_reports",
+    "0014_webhook_status",
 ]
 TABLES = "select count(*) from pg_tables where schemaname = 'public'"
 

@@ -115,6 +115,8 @@ async def lists_shows_and_replays(daemon: DaemonProcess, events: int) -> None:
     shown = await daemon.command("webhooks", "show", payments[0]["id"])
     assert shown.code == 0, shown.err
     assert "@" not in shown.out, "an address is shown"
+    named = await daemon.command("webhooks", "show", payments[0]["event_id"], "--json")
+    assert json.loads(named.out)["id"] == payments[0]["id"]
     refused = await daemon.command("webhooks", "list", "--status=refused", "--json")
     assert len(json.loads(refused.out)["items"]) == 2
     dry = await daemon.command("webhooks", "replay", "--all", "--dry-run", "--json")

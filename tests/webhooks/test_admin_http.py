@@ -12,7 +12,16 @@ from couponflow.kernel.tokens import Identity, TokenRefused
 from couponflow.webhooks import admin_http
 from couponflow.webhooks.admin_http import webhook_routes
 from tests.samples import rows_of
-from tests.webhooks.webhook_rows import IDS, SOURCES, event, log_events, log_one_of_each
+from tests.webhooks.webhook_rows import (
+    IDS,
+    SOURCES,
+    event,
+    give_up,
+    letter_of,
+    log_events,
+    log_one_of_each,
+    make_dead,
+)
 
 pytestmark = pytest.mark.once
 
@@ -107,7 +116,8 @@ async def test_a_list_holds_no_payload(client: httpx2.AsyncClient, database: Dat
     ("query", "expected"),
     [
         ("source=mailer", ["processed", "waiting", "dead", "refused"]),
-        ("source=stripe", []),
+        ("event_id=evt_3", ["dead"]),
+        ("event_id=evt_9", []),
         ("type=mail.wanted&status=dead", ["dead"]),
         ("status=waiting", ["waiting"]),
         ("status=refused", ["refused"]),
@@ -131,7 +141,7 @@ async def test_a_list_can_be_narrowed(
 async def test_events_are_found_by_ids(client: httpx2.AsyncClient, database: Database) -> None:
     logged = await log_one_of_each(database)
     first, second = logged["processed"].id, logged["dead"].id
-    items = (await client.get(f"{PATH}?id={first}&id={second}&id=nobody")).json()["items"]
+    items = (await client.get(f"{PATH}?id={first}&id={second}&id={UNKNOWN_ID}")).json()["items"]
     assert [item["id"] for item in items] == [second, first]
 
 
@@ -139,11 +149,37 @@ async def test_events_are_found_by_ids(client: httpx2.AsyncClient, database: Dat
     "query",
     [
         *("limit=0", "limit=501", "limit=x", "fly=1", "source=a&source=b", "cursor=x"),
-        *("since=yesterday", "until=2x", "cursor=%ff", "status=done", "status=verified", "text="),
+        *("since=yesterday", "until=2x", "cursor=%ff", "status=done", "status=replayable", "text="),
+        *("id=nobody", "event_id=", "source=stripey", "since=2026-09-21&until=2026-09-20"),
+        *("since=2h&until=3h", "since=2026-09-21&until=2026-09-21"),
     ],
 )
 async def test_a_wrong_query_is_refused(client: httpx2.AsyncClient, query: str) -> None:
     assert problem(await client.get(f"{PATH}?{query}")) == (422, "invalid-parameter")
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("status=bogus", "'bogus' is none of waiting, dead, given-up, processed, refused"),
+        ("source=nobody", "no source is called 'nobody'"),
+        ("source=nobody", "known are mailer"),
+        ("id=evt_1", "'evt_1' is no id of an event, which is a UUID"),
+    ],
+)
+async def test_a_refusal_says_what_would_be_right(
+    client: httpx2.AsyncClient, query: str, detail: str
+) -> None:
+    assert detail in (await client.get(f"{PATH}?{query}")).json()["detail"]
+
+
+async def test_a_source_that_is_gone_is_known_by_what_it_sent(
+    client: httpx2.AsyncClient, database: Database
+) -> None:
+    logged = event(source="generic/closed")
+    await log_events(database, logged)
+    items = (await client.get(f"{PATH}?source=generic/closed")).json()["items"]
+    assert [item["id"] for item in items] == [logged.id]
 
 
 async def test_an_event_is_shown_redacted_and_revealed_on_record(
@@ -169,11 +205,14 @@ async def test_an_event_is_shown_redacted_and_revealed_on_record(
         "query": "",
         "headers": {"x-id": "7"},
         "body": {"text": '{"count":1,"email":"[redacted]"}', "form": "json"},
+        "body_bytes_kept": 38,
         "body_sha256": sha256(logged.body).hexdigest(),
         "address": "192.0.2.9",
         "revealed": False,
         "letters": [],
+        "given_up": [],
         "following": [follower],
+        "nothing_follows": "",
         "unreadable": "",
     }
     assert await rows_of(database.url, AUDIT) == []
@@ -192,6 +231,21 @@ async def test_an_event_that_is_not_there_is_404(
 ) -> None:
     response = await client.get(f"{PATH}/{webhook_id}{query}")
     assert problem(response) == (404, "unknown-webhook")
+
+
+async def test_an_event_is_shown_by_what_its_sender_calls_it(
+    client: httpx2.AsyncClient, database: Database
+) -> None:
+    logged, twin = event(1), event(2)
+    await log_events(database, logged, twin)
+    assert (await client.get(f"{PATH}/evt_1")).json()["id"] == logged.id
+    revealed = await client.get(f"{PATH}/evt_1?reveal=true")
+    assert (revealed.json()["id"], revealed.json()["revealed"]) == (logged.id, True)
+    await log_events(database, event(3, event_id="evt_1", source="stripe"))
+    several = await client.get(f"{PATH}/evt_1")
+    assert problem(several) == (409, "ambiguous-webhook")
+    assert logged.id in several.json()["detail"]
+    assert twin.id not in several.json()["detail"]
 
 
 @pytest.mark.parametrize("query", ["reveal=perhaps", "reveal=true&reveal=true", "show=1"])
@@ -242,10 +296,13 @@ async def test_what_cannot_be_replayed_is_named(
                 "id": logged["refused"].id,
                 "source": "mailer",
                 "outcome": "refused",
-                "reason": "its sender was not believed: bad-signature",
+                "reason": "it cannot be replayed: its sender was not believed (bad-signature)",
             },
         ],
         "more": False,
+        "taken_up": [],
+        "not_found": [UNKNOWN_ID],
+        "next_cursor": None,
     }
     assert await rows_of(database.url, AUDIT) == []
 
@@ -260,6 +317,54 @@ async def test_a_request_replays_no_more_than_it_can(
     assert len(await replayed_ids(database)) == 2
 
 
+async def test_repeated_requests_replay_all_there_is(
+    client: httpx2.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_http, "EVENTS_A_REQUEST", 2)
+    rows = [event(number) for number in range(5)]
+    # What is not believed takes nobody's place.
+    refused = [event(number, verdict="stale", event_id="") for number in (-3, -2, -1)]
+    await log_events(database, *refused, *rows)
+    body: dict[str, object] = {"filter": {"source": "mailer"}}
+    matching = []
+    while True:
+        dry = await client.post(f"{PATH}/replay", json={**body, "dry_run": True})
+        matching.append(dry.json()["matching"]["total"])
+        answer = (await client.post(f"{PATH}/replay", json=body)).json()
+        assert (answer["refused"], answer["skipped"]) == (0, 0)
+        if not answer["more"]:
+            break
+        body["after"] = answer["next_cursor"]
+    assert matching == [5, 3, 1]
+    assert await replayed_ids(database) == [row.id for row in rows]
+
+
+async def test_refused_events_are_looked_at_if_they_are_asked_for(
+    client: httpx2.AsyncClient, database: Database
+) -> None:
+    logged = await log_one_of_each(database)
+    body = {"filter": {"status": "refused"}}
+    answer = (await client.post(f"{PATH}/replay", json=body)).json()
+    assert (answer["replayed"], answer["refused"]) == (0, 1)
+    assert answer["left"][0]["id"] == logged["refused"].id
+    assert answer["left"][0]["reason"].startswith("it cannot be replayed")
+
+
+async def test_what_was_given_up_is_replayed_only_if_it_is_named(
+    client: httpx2.AsyncClient, database: Database
+) -> None:
+    logged = await log_one_of_each(database)
+    dead = letter_of(event(5, id=logged["processed"].id))
+    await make_dead(database, dead)
+    await give_up(database, dead)
+    window = await client.post(f"{PATH}/replay", json={"filter": {"source": "mailer"}})
+    assert (window.json()["replayed"], window.json()["refused"]) == (1, 0)
+    assert await replayed_ids(database) == []
+    named = await client.post(f"{PATH}/replay", json={"ids": [dead.message_id]})
+    assert (named.json()["replayed"], named.json()["taken_up"]) == (1, [dead.message_id])
+    assert await replayed_ids(database) == [dead.message_id]
+
+
 async def test_a_dry_run_counts_and_changes_nothing(
     client: httpx2.AsyncClient, database: Database
 ) -> None:
@@ -271,6 +376,7 @@ async def test_a_dry_run_counts_and_changes_nothing(
         "matching": {
             "total": 3,
             "groups": [{**group, "status": each} for each in ("dead", "processed", "waiting")],
+            "not_found": [],
         },
     }
     assert await replayed_ids(database) == []
@@ -289,8 +395,14 @@ async def test_a_dry_run_counts_and_changes_nothing(
         ({"ids": ["odd"], "expected": -1}, "$.expected"),
         ({"ids": ["odd"], "force": True}, "$"),
         ({"filter": {"sources": "stripe"}}, "$.filter"),
-        ({"filter": {"since": "yesterday"}}, "$.filter"),
-        ({"filter": {"status": "verified"}}, "$.filter.status"),
+        ({"filter": {"since": "yesterday"}}, "$.filter.since"),
+        ({"filter": {"since": "2h", "until": "3h"}}, "$.filter.until"),
+        ({"filter": {"status": "replayable"}}, "$.filter.status"),
+        ({"filter": {"source": "nobody"}}, "$.filter.source"),
+        ({"filter": {"event_id": ""}}, "$.filter.event_id"),
+        ({"ids": ["evt_1"]}, "$.ids"),
+        ({"all": True, "after": "x"}, "$.after"),
+        ({"all": True, "after": "x", "dry_run": True}, "$.after"),
         ({"filter": {"text": ""}}, "$.filter.text"),
         ([], "$"),
     ],

@@ -2,17 +2,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from couponflow.kernel.cursors import CursorInvalid
+from couponflow.kernel.cursors import CursorInvalid, cursor_after
 from couponflow.kernel.database import Database
-from couponflow.kernel.outbox import publish
-from couponflow.messages import EmailRequested, WebhookAccepted
 from couponflow.webhooks.event_filter import EventFilter, compose, filter_parameters
 from couponflow.webhooks.log_reading import (
     EventCounts,
     EventGroup,
     EventPage,
     EventSummary,
+    ask,
     count_events,
+    events_named,
+    is_source_logged,
     letters_of,
     list_events,
     read_logged_event,
@@ -25,7 +26,6 @@ from tests.webhooks.webhook_rows import (
     event,
     letter_of,
     log_events,
-    log_one_of_each,
     make_dead,
     make_waiting,
 )
@@ -42,6 +42,17 @@ select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0')
        'POST', '', '{}', 'body', 4, sha256('body'), ''
 from (select n, %(start)s::timestamptz + n * interval '1 second' as at
       from generate_series(1, 20000) n) as made
+"""
+
+FILL_OUTBOX = """
+insert into outbox (id, channel, message, correlation_id)
+select gen_random_uuid(), 'orders', '{}', id::text from webhook_logs order by id limit 10000
+"""
+FILL_AUDIT_LOGS = """
+insert into audit_logs (id, actor, action, subject, details)
+select gen_random_uuid(), 'cli:ann', 'dead_letters.discard', '',
+       json_build_object('letter', json_build_object('correlation_id', id))
+from webhook_logs order by id limit 10000
 """
 
 
@@ -61,11 +72,6 @@ async def counts_of(database: Database, event_filter: EventFilter) -> EventCount
         return await count_events(connection, event_filter)
 
 
-async def statuses(database: Database) -> dict[str, str]:
-    page = await page_of(database, EventFilter())
-    return {each.id: each.status for each in page.items}
-
-
 async def test_events_are_listed_newest_first_without_their_payload(database: Database) -> None:
     old, new = event(1), event(2, source="stripe", body=b"secret")
     await log_events(database, new, old)
@@ -82,46 +88,6 @@ async def test_events_are_listed_newest_first_without_their_payload(database: Da
         status="processed",
         body_bytes=6,
     )
-
-
-async def test_a_status_is_where_the_messages_of_the_event_are(database: Database) -> None:
-    logged = await log_one_of_each(database)
-    assert await statuses(database) == {row.id: status for status, row in logged.items()}
-
-
-async def test_a_replay_on_its_way_makes_an_event_wait_also_a_dead_one(database: Database) -> None:
-    logged = await log_one_of_each(database)
-    for row in (logged["processed"], logged["dead"]):
-        message = WebhookAccepted(webhook_id=row.id, source="mailer", received_at=row.received_at)
-        async with database.transaction() as connection:
-            await publish(connection, message, dedup_key=f"replay:{row.id}", correlation_id=row.id)
-    waiting = {logged[status].id for status in ("processed", "waiting", "dead")}
-    assert set(await ids_of(database, EventFilter(status="waiting"))) == waiting
-    assert await ids_of(database, EventFilter(status="dead")) == []
-    assert await ids_of(database, EventFilter(status="processed")) == []
-
-
-async def test_an_event_whose_follower_is_dead_is_dead(database: Database) -> None:
-    logged = event()
-    await log_events(database, logged)
-    await make_dead(database, letter("follower", "orders", correlation_id=logged.id))
-    assert await ids_of(database, EventFilter(status="dead")) == [logged.id]
-
-
-async def test_keys_and_stories_of_other_things_disturb_no_status(database: Database) -> None:
-    logged = await log_one_of_each(database)
-    await make_dead(database, letter("a", correlation_id="story"), letter("b"))
-    for key in ("replay:", "replay:nobody", "other"):
-        async with database.transaction() as connection:
-            message = WebhookAccepted(webhook_id=UNKNOWN_ID, source="x", received_at=1.0)
-            await publish(connection, message, dedup_key=key)
-    async with database.transaction() as connection:
-        message = EmailRequested(to="a@b.example", subject="x", text="x")
-        key = f"replay:{logged['processed'].id}"
-        await publish(connection, message, dedup_key=key)
-    for status in ("waiting", "dead", "processed", "refused"):
-        assert await ids_of(database, EventFilter(status=status)) == [logged[status].id]
-    assert len(await ids_of(database, EventFilter(status="verified"))) == 3
 
 
 @pytest.fixture
@@ -219,6 +185,75 @@ async def test_counts_name_the_largest_groups(database: Database) -> None:
     ]
 
 
+async def test_a_count_can_go_on_after_a_place(database: Database) -> None:
+    rows = [event(number) for number in range(3)]
+    await log_events(database, *rows)
+    place = cursor_after(rows[0].moment, rows[0].id)
+    async with database.connection() as connection:
+        assert (await count_events(connection, EventFilter(), place)).total == 2
+        with pytest.raises(CursorInvalid):
+            await count_events(connection, EventFilter(), "x")
+
+
+async def test_ids_that_no_event_has_are_counted_as_not_found(database: Database) -> None:
+    logged = event()
+    await log_events(database, logged)
+    asked = EventFilter(ids=(logged.id.upper(), UNKNOWN_ID.upper(), "nobody"), source="stripe")
+    counts = await counts_of(database, asked)
+    # What does not match for another reason is there.
+    assert (counts.total, counts.not_found) == (0, [UNKNOWN_ID.upper(), "nobody"])
+    assert (await counts_of(database, EventFilter())).not_found == []
+
+
+async def test_a_source_that_anything_was_received_from_is_logged(database: Database) -> None:
+    await log_events(database, event(source="old", verdict="stale"))
+    async with database.connection() as connection:
+        assert await is_source_logged(connection, "old")
+        assert not await is_source_logged(connection, "ol")
+        assert not await is_source_logged(connection, "\0\udcff")
+
+
+async def remember(database: Database, *logged: LoggedRow) -> None:
+    """Have it known, as intake does, that these events were taken."""
+    async with database.transaction() as connection, connection.cursor() as cursor:
+        await cursor.executemany(
+            "insert into webhook_events (source, event_id, webhook_id, received_at)"
+            " values (%s, %s, %s, %s)",
+            [(each.source, each.event_id, each.id, each.moment) for each in logged],
+        )
+
+
+async def test_events_are_found_by_what_their_senders_call_them(database: Database) -> None:
+    ours, theirs = event(1, event_id="evt_x"), event(2, event_id="evt_x", source="stripe")
+    forgotten, other = event(3, event_id="evt_old"), event(4)
+    await log_events(database, ours, theirs, forgotten, other)
+    await remember(database, ours, theirs, other)
+    by_id = EventFilter(event_id="evt_x")
+    assert await ids_of(database, by_id) == [theirs.id, ours.id]
+    assert (await counts_of(database, by_id)).total == 2
+    assert await ids_of(database, EventFilter(event_id="evt_x", source="stripe")) == [theirs.id]
+    assert await ids_of(database, EventFilter(event_id="evt_old")) == [forgotten.id]
+    assert await ids_of(database, EventFilter(event_id="evt")) == []
+
+
+async def test_a_name_is_an_id_of_ours_before_it_is_one_of_a_sender(database: Database) -> None:
+    ours = event(1)
+    theirs, namesake = event(2, event_id=ours.id), event(3, event_id="evt_x")
+    refused = event(4, verdict="stale", event_id="")
+    twin = event(5, event_id="evt_x", source="stripe")
+    await log_events(database, ours, theirs, namesake, refused, twin)
+    for name, expected in (
+        (ours.id, [ours]),
+        ("evt_x", [twin, namesake]),
+        ("nobody", []),
+        ("", []),
+        ("\0\udcff", []),
+    ):
+        async with database.connection() as connection:
+            found = await events_named(connection, name, 10)
+        assert [each.id for each in found] == [each.id for each in expected]
+
+
 async def test_an_event_is_read_as_it_was_written_down(database: Database) -> None:
     logged = event(
         query="a=1", headers={"x-id": "7"}, body=b"\x00\xff", verdict="stale", detail="an hour old"
@@ -266,11 +301,13 @@ async def many(database: Database) -> Database:
     return database
 
 
-async def plan_of(database: Database, query: str, event_filter: EventFilter) -> str:
+async def plan_of(
+    database: Database, query: str, event_filter: EventFilter, *, analyze: bool = False
+) -> str:
     places = {"before_at": None, "before_id": None, "after_id": None, "limit": 51, "groups": 20}
     async with database.connection() as connection:
         cursor = await connection.execute(
-            b"explain " + compose(query, event_filter),
+            (b"explain analyze " if analyze else b"explain ") + compose(query, event_filter),
             {**filter_parameters(event_filter), **places},
             prepare=False,
         )
@@ -292,6 +329,52 @@ async def test_few_that_wait_or_are_dead_are_not_looked_for_among_all(many: Data
             plan = await plan_of(many, query, event_filter)
             assert "Seq Scan on webhook_logs_22" not in plan
             assert "Index Cond: (id = ANY" in plan
+
+
+async def test_a_page_asks_no_table_for_all_that_waits_is_dead_or_was_given_up(
+    many: Database,
+) -> None:
+    async with many.connection() as connection:
+        await connection.execute(FILL_OUTBOX)
+        await connection.execute(FILL_AUDIT_LOGS)
+        await connection.execute("vacuum analyze outbox, dead_letters, audit_logs")
+    for query, event_filter in (
+        ("list_events", EventFilter()),
+        ("list_events", EventFilter(status="processed")),
+        ("events_to_replay", EventFilter(status="replayable")),
+        ("events_are_left", EventFilter(status="replayable")),
+    ):
+        plan = await plan_of(many, query, event_filter)
+        assert "using outbox_followers" in plan
+        assert "audit_logs_other_expr_idx" in plan
+        for table in ("outbox", "audit_logs_other"):
+            assert f"Seq Scan on {table} " not in plan
+
+
+async def test_nothing_is_compiled_for_a_page_and_all_else_is_as_before(
+    database: Database,
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute("set jit = on")
+        assert await ask(connection, b"show jit", {}) == [("off",)]
+        cursor = await connection.execute("show jit")
+        assert await cursor.fetchone() == ("on",)
+
+
+async def test_an_id_of_a_sender_that_is_remembered_is_not_looked_for_among_all(
+    many: Database,
+) -> None:
+    async with many.connection() as connection:
+        await connection.execute(
+            "insert into webhook_events select source, event_id, id, received_at from webhook_logs"
+        )
+        await connection.execute("vacuum analyze webhook_events")
+    remembered = EventFilter(event_id="evt_77")
+    for query in ("list_events", "count_events", "events_to_replay"):
+        plan = await plan_of(many, query, remembered, analyze=True)
+        assert "Index Cond: (id = ANY" in plan
+        scans = [line for line in plan.splitlines() if "Seq Scan on webhook_logs_22" in line]
+        assert all("never executed" in line for line in scans)
 
 
 async def test_days_that_are_not_asked_for_are_not_read(many: Database) -> None:

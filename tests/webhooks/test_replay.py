@@ -7,10 +7,12 @@ import psycopg
 import pytest
 
 from couponflow.kernel.clock import ManualClock
+from couponflow.kernel.cursors import CursorInvalid, cursor_after
 from couponflow.kernel.database import Connection, Database
-from couponflow.messages import CHANNELS, WebhookAccepted, message_decoder
+from couponflow.kernel.outbox import publish
+from couponflow.messages import CHANNELS, EmailRequested, WebhookAccepted, message_decoder
 from couponflow.webhooks import replay
-from couponflow.webhooks.event_filter import ALL_VERIFIED, EventFilter
+from couponflow.webhooks.event_filter import ALL_REPLAYABLE, EventFilter
 from couponflow.webhooks.inbox import Inbox
 from couponflow.webhooks.replay import EventReplayReport, LeftEvent, replay_events
 from tests.kernel.letters import bury_all, dead_email, letter, message_id
@@ -20,6 +22,7 @@ from tests.webhooks.webhook_rows import (
     SOURCES,
     LoggedRow,
     event,
+    give_up,
     letter_of,
     log_events,
     log_one_of_each,
@@ -29,6 +32,7 @@ from tests.webhooks.webhook_rows import (
 pytestmark = pytest.mark.once
 
 ACTOR = "cli:ann"
+UNKNOWN_ID = "01920000-0000-7000-8000-000000000000"
 ROUNDS = 5
 ALL = EventFilter()
 OUTBOX = "select correlation_id from outbox where dedup_key is not null order by correlation_id"
@@ -43,6 +47,7 @@ async def replay_all(
     *,
     limit: int | None = None,
     expected: int | None = None,
+    cursor: str | None = None,
 ) -> EventReplayReport:
     return await replay_events(
         database,
@@ -53,11 +58,21 @@ async def replay_all(
         ids=IDS,
         limit=limit,
         expected=expected,
+        cursor=cursor,
     )
 
 
 def all_of(count: int) -> EventReplayReport:
-    return EventReplayReport(replayed=count, refused=0, skipped=0, left=[], more=False)
+    return EventReplayReport(
+        replayed=count,
+        refused=0,
+        skipped=0,
+        left=[],
+        more=False,
+        taken_up=[],
+        not_found=[],
+        next_cursor=None,
+    )
 
 
 async def column(database: Database, query: str) -> list[object]:
@@ -131,7 +146,10 @@ async def test_each_event_is_dealt_with_by_its_status(database: Database) -> Non
     assert report.left == [
         LeftEvent(logged["waiting"].id, "mailer", "skipped", "it is on its way already"),
         LeftEvent(
-            logged["refused"].id, "mailer", "refused", "its sender was not believed: bad-signature"
+            logged["refused"].id,
+            "mailer",
+            "refused",
+            "it cannot be replayed: its sender was not believed (bad-signature)",
         ),
     ]
     assert await column(database, OUTBOX) == [logged["processed"].id]
@@ -153,8 +171,10 @@ async def test_what_followed_from_an_event_and_was_done_does_not_follow_again(
     followers = await column(database, "select id::text from outbox order by id")
     assert len(followers) == 3
     async with database.connection() as connection:
-        # The first is done, the second is lost as nothing of ours loses one, the third waits.
+        # The first is done, the second is lost as nothing of ours loses one, the third waits, and
+        # only because nobody can tell to what it belongs the event does not.
         await connection.execute("delete from outbox where id = any(%s::uuid[])", [followers[:2]])
+        await connection.execute("update outbox set correlation_id = id::text")
         await connection.execute(
             "insert into processed_messages (message_id, channel, outcome)"
             " values (%s, 'emails', 'done')",
@@ -171,10 +191,77 @@ async def test_what_followed_from_an_event_and_was_done_does_not_follow_again(
     assert await column(database, emails) == followers[1:]
 
 
-async def test_all_verified_events_are_those_whose_sender_was_believed(database: Database) -> None:
+async def test_all_that_can_be_replayed_was_believed_and_not_given_up(database: Database) -> None:
     await log_one_of_each(database)
-    report = await replay_all(database, ALL_VERIFIED)
+    given_up = event(9)
+    await log_events(database, given_up)
+    await make_given_up(database, given_up)
+    report = await replay_all(database, ALL_REPLAYABLE)
     assert (report.replayed, report.refused, report.skipped) == (2, 0, 1)
+
+
+async def make_given_up(database: Database, logged: LoggedRow) -> None:
+    own = letter_of(logged)
+    await make_dead(database, own)
+    await give_up(database, own)
+
+
+async def test_what_an_operator_gave_up_is_replayed_only_if_it_is_named(database: Database) -> None:
+    given_up, processed = event(1), event(2)
+    await log_events(database, given_up, processed)
+    await make_given_up(database, given_up)
+    window = await replay_all(database, EventFilter(status="given-up"))
+    assert (window.replayed, window.refused, window.taken_up) == (0, 1, [])
+    assert "names its id" in window.left[0].reason
+    assert await column(database, OUTBOX) == []
+    named = await replay_all(database, EventFilter(ids=(given_up.id, processed.id)))
+    assert (named.replayed, named.taken_up) == (2, [given_up.id])
+    assert await column(database, OUTBOX) == [given_up.id, processed.id]
+    async with database.connection() as connection:
+        await connection.execute("delete from outbox")
+    # Now it is as any other.
+    assert (await replay_all(database, ALL_REPLAYABLE)).replayed == 2
+
+
+async def test_an_event_that_its_sender_names_is_named(database: Database) -> None:
+    given_up = event(1)
+    await log_events(database, given_up)
+    await make_given_up(database, given_up)
+    report = await replay_all(database, EventFilter(event_id="evt_1"))
+    assert report.taken_up == [given_up.id]
+
+
+async def test_an_event_is_not_replayed_while_what_followed_from_it_waits(
+    database: Database,
+) -> None:
+    logged = event()
+    await log_events(database, logged)
+    async with database.transaction() as connection:
+        message = EmailRequested(to="a@b.example", subject="x", text="x")
+        await publish(connection, message, correlation_id=logged.id)
+    report = await replay_all(database)
+    assert (report.replayed, report.skipped) == (0, 1)
+
+
+async def test_the_text_that_events_were_looked_for_by_is_not_on_record(
+    database: Database,
+) -> None:
+    await log_events(database, event(body=b'{"email":"ann@shop.example"}'))
+    report = await replay_all(database, EventFilter(source="mailer", text="ann@shop.example"))
+    assert report.replayed == 1
+    ((subject, recorded, details),) = await rows_of(
+        database.url, "select subject, details -> 'filter', details::text from audit_logs"
+    )
+    assert subject == "source=mailer text=..."
+    assert recorded == {"source": "mailer", "text": "..."}
+    assert "ann" not in str(details)
+
+
+async def test_ids_that_no_event_has_are_named(database: Database) -> None:
+    logged = event()
+    await log_events(database, logged)
+    report = await replay_all(database, EventFilter(ids=(UNKNOWN_ID, logged.id)))
+    assert (report.replayed, report.not_found) == (1, [UNKNOWN_ID])
 
 
 async def test_a_replay_is_not_doubled_while_it_is_on_its_way(database: Database) -> None:
@@ -272,12 +359,36 @@ async def test_no_more_events_than_agreed_are_touched_and_the_oldest_first(
 ) -> None:
     rows = await log_several(database, 6)
     report = await replay_all(database, limit=limit, expected=expected)
-    assert report == msgspec.structs.replace(all_of(4), more=True)
+    cursor = cursor_after(rows[3].moment, rows[3].id)
+    assert report == msgspec.structs.replace(all_of(4), more=True, next_cursor=cursor)
     assert await column(database, OUTBOX) == [row.id for row in rows[:4]]
     none = await replay_all(database, expected=0)
     assert none == msgspec.structs.replace(all_of(0), more=True)
     assert (await replay_all(database, expected=6)).more is False
     assert await column(database, OUTBOX) == [row.id for row in rows]
+
+
+async def test_a_replay_goes_on_where_the_one_before_ended(
+    database: Database, small_batches: None
+) -> None:
+    rows = await log_several(database, 11)
+    replayed: list[int] = []
+    cursor: str | None = None
+    while True:
+        report = await replay_all(database, limit=4, cursor=cursor)
+        # Those before are on their way; they do not count again.
+        assert report.skipped == 0
+        replayed.append(report.replayed)
+        if not report.more:
+            break
+        nothing = await replay_all(database, limit=0, cursor=report.next_cursor)
+        assert (nothing.more, nothing.next_cursor) == (True, report.next_cursor)
+        cursor = report.next_cursor
+    assert replayed == [4, 4, 3]
+    assert report.next_cursor is None
+    assert await column(database, OUTBOX) == [row.id for row in rows]
+    with pytest.raises(CursorInvalid, match="replayed events"):
+        await replay_all(database, cursor="x")
 
 
 async def test_more_letters_than_a_batch_holds_are_replayed(

@@ -16,6 +16,7 @@ from tests.webhooks.webhook_rows import (
     SOURCES,
     LoggedRow,
     event,
+    give_up,
     letter_of,
     log_events,
     make_dead,
@@ -112,8 +113,8 @@ async def test_an_event_that_is_not_there_is_none(database: Database) -> None:
 
 
 async def test_what_became_of_the_messages_that_followed_is_shown(database: Database) -> None:
-    logged = event(body=b'{"count":5}')
-    waiting, done, discarded, dead, unknown = ids_following(logged)
+    logged = event(body=b'{"count":6}')
+    waiting, done, discarded, dead, unknown, given_up, *_ = ids_following(logged)
     await log_events(database, logged)
     async with database.transaction() as connection:
         await connection.execute(
@@ -132,6 +133,13 @@ async def test_what_became_of_the_messages_that_followed_is_shown(database: Data
         letter(dead, "emails", reason="no ann@shop.example", correlation_id=logged.id),
         letter(unknown, "sms"),
     )
+    hopeless = [
+        letter(given_up, "emails", reason="no ben@shop.example", correlation_id=logged.id),
+        letter(unknown, "orders", correlation_id=logged.id),
+        letter(done, "emails", correlation_id=logged.id),
+    ]
+    await make_dead(database, *hopeless)
+    await give_up(database, *hopeless)
     found = await shown(database, logged)
     assert [(each.id, each.state, each.reason) for each in found.following] == [
         (waiting, "waiting", ""),
@@ -139,6 +147,7 @@ async def test_what_became_of_the_messages_that_followed_is_shown(database: Data
         (discarded, "discarded", ""),
         (dead, "dead", "no a***@shop.example"),
         (unknown, "unknown", ""),
+        (given_up, "given-up", "no b***@shop.example"),
     ]
     assert {(each.channel, each.message_type) for each in found.following} == {
         ("emails", "email.v1")
@@ -146,9 +155,16 @@ async def test_what_became_of_the_messages_that_followed_is_shown(database: Data
     assert [(each.message_id, each.reason) for each in found.letters] == [
         (dead, "no a***@shop.example")
     ]
+    gone = {each.id: each for each in found.given_up}
+    assert gone.keys() == {each.id for each in hopeless}
+    first = gone[hopeless[0].id]
+    assert (first.channel, first.message_id, first.actor) == ("emails", given_up, "cli:bob")
+    assert first.reason == "no b***@shop.example"
     raw = await revealed(database, logged.id)
     assert raw is not None
     assert raw.letters[0].reason == raw.following[3].reason == "no ann@shop.example"
+    assert raw.following[5].reason == "no ben@shop.example"
+    assert "no ben@shop.example" in {each.reason for each in raw.given_up}
 
 
 async def test_an_event_that_its_source_cannot_read_says_why(database: Database) -> None:
@@ -161,9 +177,30 @@ async def test_an_event_that_its_source_cannot_read_says_why(database: Database)
     assert [each.reason for each in found.letters] == ["it cannot be read"]
 
 
-async def test_without_its_source_and_without_belief_nothing_follows(database: Database) -> None:
-    logged, refused = event(1), event(2, verdict="stale")
-    await log_events(database, logged, refused)
-    assert (await shown(database, logged, {})).following == []
-    assert (await shown(database, refused)).following == []
+async def test_where_nothing_follows_it_says_why(database: Database) -> None:
+    logged, refused, empty = event(1), event(2, verdict="stale"), event(3, body=b'{"count":0}')
+    unreadable = event(4, body=b"{}")
+    await log_events(database, logged, refused, empty, unreadable)
+    assert (await shown(database, logged)).nothing_follows == ""
     assert len((await shown(database, logged)).following) == 1
+    for row, sources, why in (
+        (logged, {}, "no source mailer is configured here"),
+        (refused, SOURCES, "its sender was not believed"),
+        (empty, SOURCES, "couponflow does not act on what it tells (mailer mail.wanted)"),
+        (unreadable, SOURCES, "its source cannot read it"),
+    ):
+        found = await shown(database, row, sources)
+        assert (found.following, found.nothing_follows) == ([], why)
+
+
+async def test_how_much_of_a_body_is_kept_is_told(database: Database) -> None:
+    whole, cut = event(1), event(2, verdict="stale", body=b"x" * 256)
+    await log_events(database, whole, cut)
+    async with database.connection() as connection:
+        await connection.execute(
+            "update webhook_logs set body_bytes = 4096 where id = %s", [cut.id]
+        )
+    found = await shown(database, whole)
+    assert (found.body_bytes, found.body_bytes_kept) == (11, 11)
+    found = await shown(database, cut)
+    assert (found.body_bytes, found.body_bytes_kept) == (4096, 256)
