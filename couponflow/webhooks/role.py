@@ -89,6 +89,7 @@ async def _run(parts: WebhooksParts, handle: RoleHandle) -> None:
         parts.health,
         parts.metrics,
         parts.clock,
+        off=parts.source_settings.keys() - {source.name for source in parts.sources.values()},
     )
     routes = _routes(parts, Intake(writer, refusals, ids))
     # Before anybody writes: a day whose rows are in the default partition gets none of its own.

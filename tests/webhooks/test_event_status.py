@@ -158,6 +158,7 @@ async def test_an_event_is_given_up_with_a_letter_until_it_is_replayed(database:
     assert (await counts_of(database, EventFilter(status="replayable"))).total == 1
     await record_replay(database, [UNKNOWN_ID, own.id])
     assert await ids_of(database, GIVEN_UP) == [followed.id]
+    assert (await counts_of(database, GIVEN_UP)).total == 1
     assert await ids_of(database, PROCESSED) == [other.id, own.id]
     # The last word of an operator counts.
     again = letter_of(own)

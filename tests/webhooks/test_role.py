@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 import psycopg
@@ -15,7 +15,7 @@ from couponflow.webhooks.metrics import WebhookMetrics
 from couponflow.webhooks.role import LAST_REFUSALS_SECONDS, WebhooksParts, webhooks_role
 from tests.kernel.http_clients import exchange, new_listener
 from tests.kernel.outboxes import select, until_rows
-from tests.samples import PATIENCE_SECONDS
+from tests.samples import PATIENCE_SECONDS, until
 from tests.webhooks.deliveries import REFUSALS, Shop, counts
 from tests.webhooks.routes import post
 
@@ -98,3 +98,21 @@ async def test_a_stop_does_not_wait_for_refusals_that_cannot_be_written(
     told = [entry for entry in logs if entry["event"] == "refusals not written"]
     assert [entry["error"] for entry in told] == ["the daemon stops, PostgreSQL is too slow"]
     assert await select(database, REFUSALS) == []
+
+
+async def test_of_a_source_that_is_expected_but_off_the_alarm_says_so(database: Database) -> None:
+    handle = Handle(anyio.Event(), anyio.Event())
+    expected = SourceSettings(silence_seconds=3_600)
+    parts = replace(
+        parts_on(database, new_listener()), source_settings={"shop": expected, "mall": expected}
+    )
+
+    def told(name: str) -> str:
+        return parts.health.snapshot().checks[f"webhook:{name}"].detail
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, parts, handle)
+        await until(lambda: "webhook:mall" in parts.health.snapshot().checks)
+        handle.stopping.set()
+    assert told("mall").endswith("it is off here: it has no secret")
+    assert told("shop").endswith("expected every 3600 s")
