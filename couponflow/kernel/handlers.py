@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from couponflow.kernel.database_connection import Connection
+from couponflow.kernel.database_connection import IDLE_IN_TRANSACTION_SECONDS, Connection
 from couponflow.messages import Message
 
 T = TypeVar("T", bound=Message)
@@ -101,6 +101,13 @@ class HandlerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     timeout_seconds: float = 30.0
     """A longer attempt is cancelled and counts as failed."""
     retry: RetryPolicy = RetryPolicy()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_seconds < IDLE_IN_TRANSACTION_SECONDS:
+            raise ValueError(
+                f"timeout_seconds is {self.timeout_seconds:g}: a handler has less than"
+                f" {IDLE_IN_TRANSACTION_SECONDS}, after which PostgreSQL ends its transaction"
+            )
 
 
 class HandlerContext(Protocol):

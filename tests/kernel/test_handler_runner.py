@@ -175,6 +175,12 @@ async def test_a_handler_that_takes_too_long_is_cancelled() -> None:
     assert isinstance(await bench.runner.attempt(envelope(attempt=3)), Dead)
 
 
+@pytest.mark.parametrize("timeout_seconds", [0.0, 120.0, math.inf, math.nan])
+def test_a_timeout_is_shorter_than_a_transaction_may_be_idle(timeout_seconds: float) -> None:
+    with pytest.raises(ValueError, match="PostgreSQL ends its transaction"):
+        HandlerPolicy(timeout_seconds=timeout_seconds)
+
+
 async def test_a_timeout_of_the_handlers_own_is_an_exception() -> None:
     verdict = await Bench(raising(TimeoutError("theirs"))).runner.attempt(envelope())
     assert error_of(verdict) == "TimeoutError: theirs"
