@@ -21,6 +21,7 @@ from tests.redis_server import RedisServer
 from tests.samples import PATIENCE_SECONDS, POLL_SECONDS
 
 IMPATIENT_SECONDS = 0.5
+CLOCKS_APART_SECONDS = 0.1
 _TIME = Script("local t = redis.call('TIME') return {tonumber(t[1]), tonumber(t[2])}")
 
 
@@ -35,9 +36,9 @@ class RedisInstallation:
         self.other = RedisSharedState(other)
 
     async def elapse(self, seconds: float) -> None:
-        """Wait until the server's own clock has come so far."""
-        begun = await self._server_seconds()
-        while await self._server_seconds() <= begun + seconds:  # noqa: ASYNC110 - no event tells
+        """Wait until the server's own clock has come so far, and the one it lets keys end by."""
+        until = await self._server_seconds() + seconds + CLOCKS_APART_SECONDS
+        while await self._server_seconds() <= until:  # noqa: ASYNC110 - no event tells
             await anyio.sleep(POLL_SECONDS)
 
     async def _server_seconds(self) -> float:
